@@ -230,6 +230,10 @@ cleanup() {
     find "$work" -name postmaster.pid 2>/dev/null | while read -r pidfile; do
       as_user "$bindir/pg_ctl" -s -D "${pidfile%/*}" -m immediate -w stop >/dev/null 2>&1 || true
     done
+    # One that never got so far as to write that file.
+    if [ -f "$work/launched.pid" ] && grep -qsF "$work/data" "/proc/$(cat "$work/launched.pid")/cmdline"; then
+      as_user kill -9 "$(cat "$work/launched.pid")" || true
+    fi
     if [ "$keep" = yes ]; then
       printf 'left for you to look at: %s\n' "$work"
     else
@@ -251,7 +255,7 @@ make_ext() { as_user make --no-print-directory PG_CONFIG="$bindir/pg_config" "$@
 build() {
   local log=$work/build.log
 
-  if ! as_user "$bindir/postgres" --describe-config | grep -q '^extension_destdir'; then
+  if ! as_user "$bindir/postgres" --describe-config | grep '^extension_destdir' >/dev/null; then
     fail "this PostgreSQL $pg_major has no setting extension_destdir (Debian's and Ubuntu's packages have it)" \
       "Without it the extension would have to be installed into the system for a trial." \
       "To do that: make && make install && make installcheck"
@@ -301,6 +305,7 @@ start_server() {
     program=$work/postgres
     {
       echo '#!/bin/sh'
+      echo "echo \$\$ >'$work/launched.pid'"
       [ -z "$server_preload" ] || echo "export LD_PRELOAD='$server_preload'"
       echo "exec $server_launcher '$bindir/postgres' \"\$@\""
     } | as_user tee "$program" >/dev/null
