@@ -48,7 +48,7 @@ fail() {
 
 # The comment at a script's head is its help.
 usage() {
-  sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"
+  sed -n '2,${/^#/!q;s/^# \{0,1\}//p;}' "$0"
   exit "${1:-0}"
 }
 
@@ -208,7 +208,7 @@ begin() {
   done
 
   export HOME=$work/home TMPDIR=$work/t LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
-  export PATH=$bindir:$PATH
+  export PATH=$bindir:$PATH PG_CONFIG=$bindir/pg_config
   cd "$src"
 }
 
