@@ -96,7 +96,7 @@ need_packages() {
   find_major
   for package in make gcc libc6-dev perl "postgresql-$pg_major" "postgresql-server-dev-$pg_major" "$@"; do
     package=${package//@/$pg_major}
-    have_package "$package" || missing+=("$package")
+    [[ " ${missing[*]} " == *" $package "* ]] || have_package "$package" || missing+=("$package")
   done
   if [ ${#missing[@]} -gt 0 ]; then
     install_packages "${missing[@]}"
@@ -109,7 +109,7 @@ need_packages() {
 # Install packages, but let a newly installed PostgreSQL neither create nor
 # start the distribution's own cluster.
 install_packages() {
-  local status=0
+  local status=0 log
 
   if [ "$(id -u)" -ne 0 ]; then
     if [ ${#sudo[@]} -eq 0 ]; then
@@ -128,13 +128,16 @@ install_packages() {
     "${sudo[@]}" mkdir -p "${createcluster_dropin%/*}"
     echo "create_main_cluster = false" | "${sudo[@]}" tee "$createcluster_dropin" >/dev/null
   fi
+  log=$(TMPDIR=/tmp mktemp)
   {
     "${sudo[@]}" apt-get -qq update &&
       "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "$@"
-  } >/dev/null || status=$?
+  } >"$log" 2>&1 || status=$?
   remove_dropin
   trap - EXIT
+  [ $status -eq 0 ] || cat "$log" >&2
+  rm -f "$log"
   [ $status -eq 0 ] || fail "apt-get could not install: $*" "Its messages are above."
 }
 
@@ -190,7 +193,7 @@ begin() {
     rmdir "$top/tmp_run" 2>/dev/null || true
     work=$(TMPDIR=/tmp mktemp -d "/tmp/sync_ext.XXXXXX")
     own_work || fail "the user $user cannot work in $work"
-    say "working in $work (below $top the user $user cannot, or the name of a socket would be too long)"
+    say "working in $work (below $top the user $user cannot, or its path is too long for a socket)"
   fi
   src=$work/src
   stage=$work/stage
