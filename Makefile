@@ -21,9 +21,9 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 
 PG_CPPFLAGS = -DSYNC_EXT_VERSION='"$(EXTVERSION)"'
 
-# -Wunused-parameter is the one part of -Wextra that the server's own headers
-# (and every callback) trip.
-PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter
+# These are the parts of -Wextra that the server's own headers (and every
+# callback) trip.
+PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare
 
 # The install script is these parts, in this order.  Upgrade scripts are
 # written by hand, one for each release, and lie beside it.

@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.h
+ *		The triggers that append changes to the log, and what a transaction
+ *		does before it commits.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SYNC_EXT_CAPTURE_H
+#define SYNC_EXT_CAPTURE_H
+
+#include "executor/tuptable.h"
+
+#include "tracked.h"
+
+/* Registers the transaction callbacks. Called once, at load. */
+extern void sx_capture_init(void);
+
+/*
+ * Inserts the entries that wait in memory, as far as the current
+ * subtransaction may. Called at the end of a statement, before the log is
+ * read, and before the transaction commits or is prepared.
+ */
+extern void sx_capture_flush(void);
+
+/*
+ * Inserts a reset marker for a tracked table: what was known before is void.
+ */
+extern void sx_capture_mark(SxTable *table);
+
+/*
+ * Logs a key of a table as changed without a row at hand. For a master that
+ * another transaction is inserting; the table has no scope.
+ */
+extern void sx_capture_key(SxTable *table, Datum *key);
+
+/* The equality of two values of a column, by their binary images. */
+extern bool sx_capture_same(TupleTableSlot *a, TupleTableSlot *b,
+							AttrNumber attnum);
+
+#endif							/* SYNC_EXT_CAPTURE_H */

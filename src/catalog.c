@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *		The extension's own tables, and who it is inside this database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "common/hashfn.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/uuid.h"
+
+#include "sync_ext.h"
+#include "catalog.h"
+
+PG_FUNCTION_INFO_V1(sync_ext_forget_generation);
+
+static SxCatalog catalog;
+static bool catalog_valid = false;
+
+static Oid
+own_relation(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		elog(ERROR, "relation \"%s.%s\" is missing", SX_SCHEMA, name);
+	return relid;
+}
+
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * The generation tells one life of a database from another: a dump restored
+ * elsewhere makes a new extension, pg_upgrade a new system, and two databases
+ * of one cluster differ anyway.
+ */
+static uint64
+read_generation(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	HeapTuple	tuple = heap_getnext(scan, ForwardScanDirection);
+	struct
+	{
+		uint64		system;
+		pg_uuid_t	uuid;
+		Oid			database;
+	}			identity;
+
+	memset(&identity, 0, sizeof(identity));
+	identity.system = GetSystemIdentifier();
+	identity.database = MyDatabaseId;
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		uuid = heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull);
+
+		if (!isnull)
+			identity.uuid = *DatumGetUUIDP(uuid);
+	}
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+
+	return hash_bytes_extended((unsigned char *) &identity, sizeof(identity), 0);
+}
+
+const SxCatalog *
+sx_catalog_find(void)
+{
+	Oid			schema;
+
+	if (catalog_valid)
+		return &catalog;
+
+	schema = get_namespace_oid(SX_SCHEMA, true);
+	if (!OidIsValid(schema) ||
+		!OidIsValid(get_relname_relid("generation", schema)))
+		return NULL;
+
+	catalog.schema = schema;
+	catalog.tracked = own_relation(schema, "tracked");
+	catalog.tracked_by_rel = own_relation(schema, "tracked_pkey");
+	catalog.tracked_by_domain = own_relation(schema, "tracked_domain_key");
+	catalog.cascades = own_relation(schema, "cascades");
+	catalog.cascades_by_detail = own_relation(schema, "cascades_pkey");
+	catalog.change_log = own_relation(schema, "change_log");
+	catalog.change_log_by_rel = own_relation(schema, "change_log_pkey");
+	catalog.reset_marker = own_relation(schema, "reset_marker");
+	catalog.reset_marker_by_rel = own_relation(schema, "reset_marker_by_rel");
+	catalog.tick = own_relation(schema, "tick");
+	catalog.tick_by_time = own_relation(schema, "tick_by_time");
+	catalog.generation = own_relation(schema, "generation");
+	catalog.owner = owner_of(catalog.tracked);
+
+	/*
+	 * Reading the table may accept an invalidation message, which then unsets
+	 * the flag: set it first, so that what is stale is read again next time.
+	 */
+	catalog_valid = true;
+	catalog.generation_id = read_generation(catalog.generation);
+	return &catalog;
+}
+
+const SxCatalog *
+sx_catalog_get(void)
+{
+	const SxCatalog *found = sx_catalog_find();
+
+	if (found == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"sync_ext\" does not exist in this database"),
+				 errhint("Run CREATE EXTENSION sync_ext.")));
+	return found;
+}
+
+void
+sx_catalog_invalidate(Oid relid)
+{
+	if (!catalog_valid)
+		return;
+	if (!OidIsValid(relid) ||
+		relid == catalog.tracked || relid == catalog.cascades ||
+		relid == catalog.change_log || relid == catalog.reset_marker ||
+		relid == catalog.tick || relid == catalog.generation)
+		catalog_valid = false;
+}
+
+/* After sync.generation changed: every backend reads it again. */
+Datum
+sync_ext_forget_generation(PG_FUNCTION_ARGS)
+{
+	CacheInvalidateRelcacheByRelid(sx_catalog_get()->generation);
+	PG_RETURN_VOID();
+}
+
+SxUser
+sx_catalog_become(Oid userid)
+{
+	SxUser		saved;
+
+	GetUserIdAndSecContext(&saved.userid, &saved.context);
+	SetUserIdAndSecContext(userid,
+						   saved.context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_NOFORCE_RLS);
+	return saved;
+}
+
+void
+sx_catalog_restore_user(SxUser saved)
+{
+	SetUserIdAndSecContext(saved.userid, saved.context);
+}

@@ -1,0 +1,1310 @@
+/*-------------------------------------------------------------------------
+ *
+ * changes.c
+ *		What changed since a cursor, for a filter.
+ *
+ * An answer has two steps. The log says which keys have changed since the
+ * cursor; then the rows of those keys are read as the caller, in the same
+ * snapshot S. A row that the filter selects is an upsert, as it is now; a key
+ * whose row is not selected is a remove, unless its log entries show that the
+ * client cannot have had it. Where the log says nothing, there is no second
+ * step.
+ *
+ * Membership before. For a key, in one new transaction and within the part of
+ * the log that the filter reads, let "net" be the enters less the leaves. The
+ * key is there after the transaction or is not, so net > 0 means that it was
+ * not there before, and net < 0 that it was. With net = 0 the first entry
+ * decides: it was there unless that is an enter. (Trigger order can make an
+ * enter come first although the key was there: a row trigger that deletes and
+ * inserts again. Then the row is in the scope still, and that is checked.)
+ * Where rows may share a key for a while, by a deferrable constraint, nothing
+ * is concluded, and the remove is sent. One too many harms nobody.
+ *
+ * Pages. A page that max_rows cuts gives a cursor with what the client has
+ * seen (c), the target T, which is what S saw when the first page was made,
+ * and a position between the two. The next page goes on from there, with rows
+ * as they are by then. When T is reached the page goes on with what is new to
+ * T, and so on, and only when that is exhausted is the client up to date.
+ * A first load pages by key instead, and then catches up from T.
+ *
+ * The reader's own transaction may write more after this, and may roll back:
+ * its changes are delivered last, and never count as seen.
+ *
+ * The result holds what S sees, which may include commits that are not yet on
+ * disk (synchronous_commit = off). Were they lost in a crash, a client would
+ * hold what never was, and their transaction ids would be given out again; so
+ * they are flushed before anybody is told.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "common/hashfn.h"
+#include "nodes/nodes.h"
+#include "storage/lwlock.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "sync_ext.h"
+#include "capture.h"
+#include "catalog.h"
+#include "changes.h"
+#include "cursor.h"
+#include "filter.h"
+#include "logscan.h"
+#include "rowjson.h"
+#include "rows.h"
+#include "tick.h"
+#include "tracked.h"
+
+PG_FUNCTION_INFO_V1(sync_ext_changes);
+PG_FUNCTION_INFO_V1(sync_ext_current_cursor);
+
+/* Keys that are looked up at once when the number of rows is not bounded. */
+#define LOOKUP_BATCH	1000
+
+/*
+ * A page examines at most this many log entries for each row wanted, and at
+ * least so many: a key that changed a million times is one row.
+ */
+#define EXAMINED_PER_ROW	100
+#define EXAMINED_AT_LEAST	100000
+
+typedef struct KeyHash
+{
+	MinimalTuple image;			/* of table->key_row */
+} KeyHash;
+
+typedef enum KeyState
+{
+	KEY_KNOWN,					/* named in exclude, no entry so far */
+	KEY_PENDING,				/* to be looked up */
+	KEY_SILENT,					/* looked up; the client need not know */
+	KEY_TOLD					/* in the answer */
+} KeyState;
+
+/* What is known of a key in the answer being made. */
+typedef struct Key
+{
+	KeyHash		hash;			/* hash key */
+	KeyState	state;
+	bool		excluded;		/* named in exclude, with ... */
+	bool		excluded_has_at;
+	TimestampTz excluded_at;	/* ... this modified_at */
+
+	bool		foreign;		/* a change that is not the client's own */
+	bool		entered;		/* an enter by UPDATE */
+	bool		moved;			/* left or entered */
+	bool		own_delete;
+
+	/* membership before, by the transactions that are complete ... */
+	bool		was_there;
+	bool		perhaps_there;
+	/* ... and the one whose entries are being read */
+	uint64		run_xid;
+	uint32		run_scan;
+	int			run_net;
+	bool		run_entered_first;
+	bool		run_partial;	/* the page began in its midst */
+} Key;
+
+typedef struct Reading
+{
+	const SxRequest *request;
+	SxTakeChange take;
+	void	   *arg;
+
+	SxTable    *table;
+	SxFilter   *filter;
+	ParamListInfo params;
+	List	   *policies;		/* row security, over the log's rows */
+	uint64		question;
+
+	Snapshot	snapshot;		/* S ... */
+	SxSnapshot *now;			/* ... as a set */
+	SxSnapshot *tight;			/* what an up-to-date cursor says */
+	uint64		own;			/* the reader's transaction, or 0 */
+
+	HTAB	   *keys;
+	MemoryContext answer;		/* keys, and what lives as long */
+	MemoryContext change;		/* one change */
+	List	   *excluded;		/* of Key */
+	List	   *pending;		/* of Key */
+	int			told;			/* data rows so far */
+	int64		examined;
+
+	SxLogScan  *scan;
+	TupleTableSlot *scope_row;
+	uint64	   *xids;			/* transactions that were examined */
+	int			nxids;
+	int			room;
+	bool		flush_all;		/* rows may be newer than those */
+	bool		catching_up;	/* loaded keys must not come twice */
+
+	/* first load */
+	SxPosition	loaded;			/* the last key that was examined */
+	bool		load_cut;
+} Reading;
+
+const char *
+sx_change_name(SxChangeKind kind)
+{
+	switch (kind)
+	{
+		case SX_CHANGE_RESET:
+			return "reset";
+		case SX_CHANGE_UPSERT:
+			return "upsert";
+		case SX_CHANGE_REMOVE:
+			return "remove";
+		case SX_CHANGE_MORE:
+			return "more";
+		case SX_CHANGE_UP_TO_DATE:
+			return "up-to-date";
+	}
+	return NULL;
+}
+
+/* ---- telling ---- */
+
+static void
+tell_upsert(Reading *reading, SxRow *row)
+{
+	MemoryContext old = MemoryContextSwitchTo(reading->change);
+	SxChange	change = {.kind = SX_CHANGE_UPSERT};
+
+	change.key = sx_rowjson_key(reading->table, row->key);
+	change.data = DatumGetJsonbP(row->data);
+	change.has_modified_at = row->has_modified_at;
+	change.modified_at = row->modified_at;
+	reading->take(reading->arg, &change);
+	reading->told++;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(reading->change);
+}
+
+static void
+tell_remove(Reading *reading, Datum *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(reading->change);
+	SxChange	change = {.kind = SX_CHANGE_REMOVE};
+
+	change.key = sx_rowjson_key(reading->table, key);
+	reading->take(reading->arg, &change);
+	reading->told++;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(reading->change);
+}
+
+static void
+add_member(JsonbParseState **state, const char *name, const char *text)
+{
+	JsonbValue	value;
+
+	value.type = jbvString;
+	value.val.string.val = unconstify(char *, name);
+	value.val.string.len = strlen(name);
+	pushJsonbValue(state, WJB_KEY, &value);
+	value.val.string.val = unconstify(char *, text);
+	value.val.string.len = strlen(text);
+	pushJsonbValue(state, WJB_VALUE, &value);
+}
+
+/* Why a cursor is void. */
+typedef struct Reset
+{
+	const char *reason;
+	const char *message;
+	const char *hint;
+} Reset;
+
+static const Reset other_generation = {
+	"other_generation",
+	"The cursor is of another database, or of this one before it was restored, cloned or upgraded.",
+	"Load anew; the cursor of this answer is of this database."
+};
+static const Reset other_question = {
+	"other_question",
+	"The cursor came from another domain, filter or parameters.",
+	"Keep one cursor for each question."
+};
+static const Reset other_history = {
+	"other_history",
+	"The client has seen changes that this server lost in a failover or a crash.",
+	"Load anew; what was lost cannot be told apart."
+};
+static const Reset pruned = {
+	"pruned",
+	"The log no longer reaches back to the cursor.",
+	"Ask more often, or call sync.prune() with a longer interval."
+};
+static const Reset marker = {
+	"marker",
+	"The table was truncated, tracked anew or altered, or reset on purpose.",
+	"Load anew."
+};
+static const Reset unknown_time = {
+	"unknown_time",
+	"The time is later than any that this server has handed out.",
+	"Give the time that the last answer contained, not a clock's."
+};
+
+static void
+tell_reset(Reading *reading, const Reset *reset)
+{
+	JsonbParseState *state = NULL;
+	SxChange	change = {.kind = SX_CHANGE_RESET};
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	add_member(&state, "reason", reset->reason);
+	add_member(&state, "message", reset->message);
+	add_member(&state, "hint", reset->hint);
+	change.data = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	reading->take(reading->arg, &change);
+}
+
+/* ---- flushing ---- */
+
+static void
+note_xid(Reading *reading, uint64 xid)
+{
+	if (reading->nxids > 0 && reading->xids[reading->nxids - 1] == xid)
+		return;
+	if (reading->nxids == reading->room)
+	{
+		reading->room = Max(64, reading->room * 2);
+		reading->xids = reading->xids == NULL ?
+			MemoryContextAlloc(reading->answer, sizeof(uint64) * reading->room) :
+			repalloc_huge(reading->xids, sizeof(uint64) * reading->room);
+	}
+	reading->xids[reading->nxids++] = xid;
+}
+
+/*
+ * The end of what is in WAL. Where the last record ended exactly at a page the
+ * insert position lies behind the next page's header, which is not there yet,
+ * and cannot be flushed.
+ */
+static XLogRecPtr
+wal_end(void)
+{
+	XLogRecPtr	position = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(position, wal_segment_size) == SizeOfXLogLongPHD)
+		return position - SizeOfXLogLongPHD;
+	if (position % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		return position - SizeOfXLogShortPHD;
+	return position;
+}
+
+static void
+flush(Reading *reading)
+{
+	XLogRecPtr	upto = InvalidXLogRecPtr;
+	uint64		oldest;
+
+	if (RecoveryInProgress())
+		return;
+	if (reading->flush_all)
+		upto = wal_end();
+	else if (reading->nxids > 0)
+	{
+		/* Where the commit log was truncated all was flushed long ago. */
+		LWLockAcquire(XactTruncationLock, LW_SHARED);
+		oldest = sx_full_xid(sx_oldest_clog_xid());
+		for (int i = 0; i < reading->nxids; i++)
+		{
+			TransactionId xid = (TransactionId) reading->xids[i];
+			XLogRecPtr	lsn;
+
+			if (reading->xids[i] < oldest)
+				continue;
+			lsn = TransactionIdGetCommitLSN(xid);
+			if (lsn > upto)
+				upto = lsn;
+		}
+		LWLockRelease(XactTruncationLock);
+	}
+	if (upto != InvalidXLogRecPtr && upto > sx_flushed_lsn())
+		XLogFlush(upto);
+}
+
+static void
+tell_end(Reading *reading, SxChangeKind kind, SxCursor *cursor)
+{
+	SxChange	change = {.kind = kind};
+
+	flush(reading);
+	cursor->generation = sx_catalog_get()->generation_id;
+	cursor->question = reading->question;
+	cursor->lsn = sx_wal_position(&cursor->timeline);
+	change.cursor = sx_cursor_encode(cursor);
+	if (kind == SX_CHANGE_UP_TO_DATE)
+		change.has_modified_at = sx_tick_newest(reading->snapshot,
+												&change.modified_at);
+	reading->take(reading->arg, &change);
+}
+
+static void
+tell_up_to_date(Reading *reading)
+{
+	SxCursor	cursor = {0};
+
+	cursor.seen = *reading->tight;
+	tell_end(reading, SX_CHANGE_UP_TO_DATE, &cursor);
+}
+
+static void
+tell_more(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
+		  const SxPosition *position)
+{
+	SxCursor	cursor = {0};
+
+	cursor.seen = *seen;
+	cursor.has_target = true;
+	cursor.target = *target;
+	cursor.position = *position;
+	tell_end(reading, SX_CHANGE_MORE, &cursor);
+}
+
+/* ---- keys ---- */
+
+static uint32
+hash_key(const void *key, Size size)
+{
+	MinimalTuple image = ((const KeyHash *) key)->image;
+
+	return hash_bytes((const unsigned char *) image, image->t_len);
+}
+
+static int
+match_key(const void *a, const void *b, Size size)
+{
+	MinimalTuple x = ((const KeyHash *) a)->image;
+	MinimalTuple y = ((const KeyHash *) b)->image;
+
+	return x->t_len != y->t_len || memcmp(x, y, x->t_len) != 0;
+}
+
+static void
+make_keys(Reading *reading)
+{
+	HASHCTL		control;
+
+	memset(&control, 0, sizeof(control));
+	control.keysize = sizeof(KeyHash);
+	control.entrysize = sizeof(Key);
+	control.hash = hash_key;
+	control.match = match_key;
+	control.hcxt = reading->answer;
+	reading->keys = hash_create("sync_ext keys", 128, &control,
+								HASH_ELEM | HASH_FUNCTION | HASH_COMPARE |
+								HASH_CONTEXT);
+}
+
+/* The canonical image of a key: equal images are the same key to a client. */
+static MinimalTuple
+key_image(Reading *reading, Datum *key)
+{
+	bool		no_nulls[INDEX_MAX_KEYS] = {false};
+	SxTable    *table = reading->table;
+	Datum		plain[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < table->nkeys; i++)
+		plain[i] = table->keys[i].typlen == -1 ?
+			PointerGetDatum(PG_DETOAST_DATUM(key[i])) : key[i];
+	return heap_form_minimal_tuple(table->key_row, plain, no_nulls);
+}
+
+static Key *
+find_key(Reading *reading, Datum *values, bool make)
+{
+	MemoryContext old = MemoryContextSwitchTo(reading->answer);
+	KeyHash		hash;
+	Key		   *key;
+	bool		found = true;
+
+	hash.image = key_image(reading, values);
+	key = hash_search(reading->keys, &hash, make ? HASH_ENTER : HASH_FIND,
+					  &found);
+	if (make && !found)
+	{
+		memset((char *) key + sizeof(KeyHash), 0, sizeof(Key) - sizeof(KeyHash));
+		key->state = KEY_SILENT;
+	}
+	else
+		pfree(hash.image);
+	MemoryContextSwitchTo(old);
+	return key;
+}
+
+static void
+key_values(Reading *reading, Key *key, Datum *values)
+{
+	bool		nulls[INDEX_MAX_KEYS];
+	HeapTupleData tuple;
+
+	tuple.t_len = key->hash.image->t_len + MINIMAL_TUPLE_OFFSET;
+	tuple.t_data = (HeapTupleHeader) ((char *) key->hash.image -
+									  MINIMAL_TUPLE_OFFSET);
+	heap_deform_tuple(&tuple, reading->table->key_row, values, nulls);
+}
+
+/* ---- exclude ---- */
+
+static void
+bad_exclude(const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("malformed exclude"),
+			 errdetail("%s", detail),
+			 errhint("Give an array of objects, each with the key columns and \"modified_at\".")));
+}
+
+static void
+read_exclude(Reading *reading)
+{
+	Jsonb	   *exclude = reading->request->exclude;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	if (exclude == NULL)
+		return;
+	if (!JB_ROOT_IS_ARRAY(exclude) || JB_ROOT_IS_SCALAR(exclude))
+		bad_exclude("It is not an array.");
+
+	iterator = JsonbIteratorInit(&exclude->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		Datum		values[INDEX_MAX_KEYS];
+		Key		   *key;
+		char	   *at;
+
+		if (token != WJB_ELEM)
+			continue;
+		if (value.type != jbvBinary ||
+			!JsonContainerIsObject(value.val.binary.data))
+			bad_exclude("An element is not an object.");
+		sx_rowjson_parse_key(reading->table, value.val.binary.data,
+							 "an element of exclude", values);
+		at = sx_rowjson_member(value.val.binary.data, "modified_at");
+		key = find_key(reading, values, true);
+		if (!key->excluded)
+			reading->excluded = lappend(reading->excluded, key);
+		key->excluded = true;
+		key->state = KEY_KNOWN;
+		if (at != NULL)
+		{
+			key->excluded_has_at = true;
+			key->excluded_at = DatumGetTimestampTz(
+				DirectFunctionCall3(timestamptz_in, CStringGetDatum(at),
+									ObjectIdGetDatum(InvalidOid),
+									Int32GetDatum(-1)));
+		}
+	}
+}
+
+static bool
+is_excluded(Key *key, SxRow *row)
+{
+	return key->excluded && key->excluded_has_at && row->has_modified_at &&
+		key->excluded_at == row->modified_at && !key->moved;
+}
+
+/* ---- looking up ---- */
+
+static bool
+was_there(Reading *reading, Key *key)
+{
+	if (key->was_there || reading->table->key_deferrable || key->run_partial)
+		return true;
+	if (key->run_xid == 0 || key->run_net > 0)
+		return false;
+	return key->run_net < 0 || !key->run_entered_first;
+}
+
+static bool
+perhaps_there(Key *key)
+{
+	return key->perhaps_there ||
+		(key->run_xid != 0 && key->run_net == 0 && key->run_entered_first);
+}
+
+/*
+ * Whether the client knows already, having made every change itself. Only
+ * where the log alone shows that membership did not change: an enter by
+ * UPDATE brings a row that the client may never have had, and so may a change
+ * of a column that only the filter's other conjuncts look at.
+ */
+static bool
+is_own(Reading *reading, Key *key)
+{
+	return reading->request->client != NULL && !key->foreign &&
+		!key->entered && key->run_xid != 0 &&
+		(reading->filter == NULL || !reading->filter->residual);
+}
+
+typedef struct Lookup
+{
+	Reading    *reading;
+	Key		  **keys;
+	bool	   *done;
+} Lookup;
+
+static bool
+row_in_scope(Reading *reading, SxRow *row)
+{
+	SxTable    *table = reading->table;
+	TupleTableSlot *slot = reading->scope_row;
+
+	ExecClearTuple(slot);
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		slot->tts_values[i] = row->key[i];
+		slot->tts_isnull[i] = false;
+	}
+	for (int i = 0; i < table->nscopes; i++)
+	{
+		slot->tts_values[table->nkeys + i] = row->scopes[i];
+		slot->tts_isnull[table->nkeys + i] = row->scope_nulls[i];
+	}
+	ExecStoreVirtualTuple(slot);
+	return sx_logscan_passes(reading->scan, slot);
+}
+
+static bool
+take_looked_up(void *arg, SxRow *row)
+{
+	Lookup	   *lookup = arg;
+	Reading    *reading = lookup->reading;
+	Key		   *key = lookup->keys[row->ord];
+	MinimalTuple image = key_image(reading, row->key);
+	bool		same = image->t_len == key->hash.image->t_len &&
+		memcmp(image, key->hash.image, image->t_len) == 0;
+
+	heap_free_minimal_tuple(image);
+
+	/* 'a' = 'A' may hold, but a client tells them apart */
+	if (!same)
+		return true;
+	if (!row->selected)
+	{
+		if (perhaps_there(key) && reading->scan != NULL &&
+			row_in_scope(reading, row))
+			key->was_there = true;
+		return true;
+	}
+	lookup->done[row->ord] = true;
+	if (is_own(reading, key) || is_excluded(key, row))
+	{
+		key->state = KEY_SILENT;
+		return true;
+	}
+	key->state = KEY_TOLD;
+	tell_upsert(reading, row);
+	return true;
+}
+
+/*
+ * Looks a list of keys up. "take" gets the lookup, and notes there which keys
+ * are done with. Returns the values of the keys, in the current context.
+ */
+static Datum **
+look_up(Reading *reading, List *keys, SxTakeRow take, Lookup *lookup)
+{
+	int			n = list_length(keys);
+	Datum	  **values = palloc(sizeof(Datum *) * n);
+	ListCell   *cell;
+	int			i = 0;
+
+	lookup->reading = reading;
+	lookup->keys = palloc(sizeof(Key *) * n);
+	lookup->done = palloc0(sizeof(bool) * n);
+	foreach(cell, keys)
+	{
+		lookup->keys[i] = lfirst(cell);
+		values[i] = palloc(sizeof(Datum) * reading->table->nkeys);
+		key_values(reading, lookup->keys[i], values[i]);
+		i++;
+	}
+	sx_rows_lookup(reading->table, reading->filter, reading->params, n, values,
+				   take, lookup);
+	return values;
+}
+
+/* Looks the pending keys up and tells what has to be told. */
+static void
+resolve(Reading *reading)
+{
+	int			n = list_length(reading->pending);
+	Lookup		lookup;
+	Datum	  **values;
+	MemoryContext context;
+	MemoryContext old;
+
+	if (n == 0)
+		return;
+	context = AllocSetContextCreate(CurrentMemoryContext, "sync_ext lookup",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	values = look_up(reading, reading->pending, take_looked_up, &lookup);
+
+	for (int i = 0; i < n; i++)
+	{
+		Key		   *key = lookup.keys[i];
+
+		if (lookup.done[i])
+			continue;
+		key->state = KEY_SILENT;
+		if (!key->excluded &&
+			(!was_there(reading, key) ||
+			 (is_own(reading, key) && key->own_delete)))
+			continue;
+		key->state = KEY_TOLD;
+		tell_remove(reading, values[i]);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	list_free(reading->pending);
+	reading->pending = NIL;
+}
+
+/* ---- gathering keys from the log ---- */
+
+static void
+count_entry(Reading *reading, Key *key, SxLogItem *item,
+			const SxPosition *from)
+{
+	const char *client = reading->request->client;
+	bool		enters = item->op == SX_OP_INSERT || item->op == SX_OP_ENTER;
+	bool		leaves = item->op == SX_OP_DELETE || item->op == SX_OP_LEAVE;
+	bool		own = client != NULL && item->origin != NULL &&
+		strcmp(item->origin, client) == 0;
+
+	if (key->run_xid != item->position.xid ||
+		key->run_scan != item->position.scan)
+	{
+		key->was_there = was_there(reading, key);
+		key->perhaps_there = perhaps_there(key);
+		key->run_xid = item->position.xid;
+		key->run_scan = item->position.scan;
+		key->run_net = 0;
+		key->run_entered_first = enters;
+		key->run_partial = from != NULL && from->kind != SX_POSITION_NONE &&
+			from->xid == item->position.xid && from->scan == item->position.scan;
+	}
+	key->run_net += enters ? 1 : leaves ? -1 : 0;
+	key->foreign = key->foreign || !own;
+	key->entered = key->entered || item->op == SX_OP_ENTER;
+	key->moved = key->moved || item->op == SX_OP_ENTER || leaves;
+	key->own_delete = item->op == SX_OP_DELETE && own;
+}
+
+typedef enum GatherResult
+{
+	GATHER_END,					/* the log holds no more */
+	GATHER_BATCH,				/* keys enough for now; resolve, and go on */
+	GATHER_CUT					/* the page may examine no more */
+} GatherResult;
+
+static int64
+examined_bound(int max_rows)
+{
+	return Max((int64) EXAMINED_AT_LEAST, (int64) max_rows * EXAMINED_PER_ROW);
+}
+
+/*
+ * Collects pending keys from the scan, as many as there is room for. "next" is
+ * where to go on, "began" where this page began.
+ */
+static GatherResult
+gather(Reading *reading, const SxPosition *began, SxPosition *next)
+{
+	int			max_rows = reading->request->max_rows;
+	int			room = max_rows == 0 ? LOOKUP_BATCH :
+		Min(LOOKUP_BATCH, max_rows - reading->told);
+	int			npending = 0;
+	SxLogItem  *item;
+	MemoryContext old;
+
+	while ((item = sx_logscan_next(reading->scan)) != NULL)
+	{
+		Key		   *key = find_key(reading, item->key, true);
+
+		if (key->state == KEY_TOLD)
+			continue;
+		if ((key->state != KEY_PENDING && npending >= room) ||
+			(max_rows > 0 && reading->examined >= examined_bound(max_rows)))
+		{
+			*next = item->position;
+			return reading->examined >= examined_bound(max_rows) &&
+				max_rows > 0 ? GATHER_CUT : GATHER_BATCH;
+		}
+		reading->examined++;
+		note_xid(reading, item->position.xid);
+		count_entry(reading, key, item, began);
+		if (key->state == KEY_PENDING)
+			continue;
+		key->state = KEY_PENDING;
+		npending++;
+		old = MemoryContextSwitchTo(reading->answer);
+		reading->pending = lappend(reading->pending, key);
+		MemoryContextSwitchTo(old);
+	}
+	return GATHER_END;
+}
+
+/*
+ * Tells the changes between two snapshots, or the reader's own when target is
+ * NULL, from a position on. False when the page was cut, at "next".
+ */
+static bool
+read_log(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
+		 const SxPosition *from, SxPosition *next)
+{
+	SxPosition	began = {0};
+	SxPosition	position = {0};
+
+	if (from != NULL && from->kind != SX_POSITION_NONE)
+		began = position = *from;
+	for (;;)
+	{
+		GatherResult result;
+
+		if (target != NULL)
+			sx_logscan_between(reading->scan, seen, target, &position);
+		else
+			sx_logscan_own(reading->scan, reading->own, &position);
+		result = gather(reading, &began, &position);
+		resolve(reading);
+		if (result == GATHER_END)
+			return true;
+		position.kind = target != NULL ? SX_POSITION_LOG : SX_POSITION_OWN;
+		if (result == GATHER_CUT ||
+			(reading->request->max_rows > 0 &&
+			 reading->told >= reading->request->max_rows))
+		{
+			*next = position;
+			return false;
+		}
+	}
+}
+
+/* ---- first load ---- */
+
+static bool
+take_loaded(void *arg, SxRow *row)
+{
+	Reading    *reading = arg;
+	int			max_rows = reading->request->max_rows;
+	Key		   *key = NULL;
+
+	if (max_rows > 0 && reading->told >= max_rows)
+	{
+		reading->load_cut = true;
+		return false;
+	}
+	/* a view that has no document for the row does not select it */
+	if (reading->excluded != NIL || reading->catching_up)
+		key = find_key(reading, row->key, reading->catching_up);
+	if (row->selected && (key == NULL || !is_excluded(key, row)))
+		tell_upsert(reading, row);
+	if (key != NULL && reading->catching_up)
+		key->state = KEY_TOLD;
+	if (max_rows > 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(reading->answer);
+
+		sx_rows_position(reading->table, row->key, &reading->loaded);
+		MemoryContextSwitchTo(old);
+	}
+	return true;
+}
+
+static bool
+take_excluded(void *arg, SxRow *row)
+{
+	Lookup	   *lookup = arg;
+	Key		   *key = lookup->keys[row->ord];
+	MinimalTuple image = key_image(lookup->reading, row->key);
+
+	if (row->selected && image->t_len == key->hash.image->t_len &&
+		memcmp(image, key->hash.image, image->t_len) == 0)
+		lookup->done[row->ord] = true;
+	heap_free_minimal_tuple(image);
+	return true;
+}
+
+/* Removes keys that the client names and that are not selected. */
+static void
+tell_excluded_removes(Reading *reading)
+{
+	Lookup		lookup;
+	Datum	  **values;
+
+	if (reading->excluded == NIL)
+		return;
+	values = look_up(reading, reading->excluded, take_excluded, &lookup);
+	for (int i = 0; i < list_length(reading->excluded); i++)
+		if (!lookup.done[i])
+			tell_remove(reading, values[i]);
+}
+
+/*
+ * Loads rows after a position, all of them where that is NULL. False when the
+ * page was cut.
+ */
+static bool
+read_load(Reading *reading, const SxPosition *after)
+{
+	int			max_rows = reading->request->max_rows;
+	bool		first = after == NULL;
+
+	reading->flush_all = true;
+	if (first)
+		tell_excluded_removes(reading);
+	else
+		reading->loaded = *after;
+	reading->loaded.kind = SX_POSITION_LOAD;
+
+	/* Rows that exclude leaves out do not count, so as many more may come. */
+	sx_rows_load(reading->table, reading->filter, reading->params,
+				 reading->loaded.nkeys > 0 ? &reading->loaded : NULL,
+				 max_rows == 0 ? 0 : Max(max_rows - reading->told, 0) + 1 +
+				 list_length(reading->excluded),
+				 take_loaded, reading);
+	return !reading->load_cut;
+}
+
+/* ---- the cursor ---- */
+
+static void
+retry(const char *detail, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("snapshot is older than what the cursor has seen"),
+			 errdetail("%s", detail),
+			 errhint("%s", hint)));
+}
+
+static void
+check_snapshot(Reading *reading, const SxSnapshot *seen)
+{
+	if (!sx_snapshot_contains(reading->now, seen))
+		retry(RecoveryInProgress() ?
+			  "This standby has not replayed all of it." :
+			  "The transaction began before the cursor was made.",
+			  RecoveryInProgress() ?
+			  "Call sync.wait_for() with the cursor in a statement before, or ask the primary." :
+			  "Ask again in a new transaction.");
+}
+
+/* Turns a time into the tick it stands for. */
+static const Reset *
+resolve_time(Reading *reading, SxCursor *cursor)
+{
+	TimestampTz newest;
+	SxSnapshot *tick;
+
+	if (!sx_tick_newest(reading->snapshot, &newest) || cursor->time > newest)
+	{
+		if (RecoveryInProgress())
+			retry("This standby does not know the time yet.",
+				  "Ask again later, or ask the primary.");
+		return &unknown_time;
+	}
+	tick = sx_tick_find(reading->snapshot, cursor->time);
+	if (tick == NULL)
+		return &pruned;
+	cursor->seen = *tick;
+	return NULL;
+}
+
+static const Reset *
+check_history(SxCursor *cursor)
+{
+	if (cursor->generation != sx_catalog_get()->generation_id)
+		return &other_generation;
+	switch (sx_history_of(cursor->timeline, cursor->lsn))
+	{
+		case SX_HISTORY_SHARED:
+			return NULL;
+		case SX_HISTORY_OTHER:
+			return &other_history;
+		case SX_HISTORY_BEHIND:
+			retry("This standby has not replayed the WAL up to the cursor.",
+				  "Call sync.wait_for() with the cursor in a statement before, or ask the primary.");
+	}
+	return NULL;
+}
+
+/* Whether a reset marker is new to this set. */
+static bool
+has_new_marker(Reading *reading, const SxSnapshot *seen, uint64 newest_marker)
+{
+	Oid			root = reading->table->root;
+
+	if (reading->own != 0 &&
+		sx_logscan_has_marker(root, reading->snapshot, reading->own))
+		return true;
+	if (newest_marker == 0)
+		return false;
+	if (newest_marker >= seen->xmax)
+		return true;
+	for (int i = 0; i < seen->nxip; i++)
+		if (sx_snapshot_has(reading->now, seen->xip[i]) &&
+			sx_logscan_has_marker(root, reading->snapshot, seen->xip[i]))
+			return true;
+	return false;
+}
+
+/* Whether the log and the history reach back to the cursor; else why not. */
+static const Reset *
+check_cursor(Reading *reading, SxCursor *cursor, uint64 pruned_below,
+			 uint64 newest_marker)
+{
+	const Reset *reset = NULL;
+	bool		loading = cursor->position.kind == SX_POSITION_LOAD;
+	const SxSnapshot *base;
+
+	if (cursor->is_time)
+		reset = resolve_time(reading, cursor);
+	else
+	{
+		reset = check_history(cursor);
+		if (reset == NULL && cursor->question != 0 &&
+			cursor->question != reading->question)
+			reset = &other_question;
+	}
+	if (reset != NULL)
+		return reset;
+
+	if (loading && (!cursor->has_target ||
+					(cursor->position.nkeys != 0 &&
+					 cursor->position.nkeys != reading->table->nkeys)))
+		return &other_question;
+	base = loading ? &cursor->target : &cursor->seen;
+	check_snapshot(reading, base);
+	if (cursor->has_target)
+		check_snapshot(reading, &cursor->target);
+	if (sx_snapshot_xmin(base) < pruned_below)
+		return &pruned;
+	if (has_new_marker(reading, base, newest_marker))
+		return &marker;
+	return NULL;
+}
+
+/* Whether a finished transaction is in "now" that "seen" lacks. */
+static bool
+nothing_finished(Reading *reading, const SxSnapshot *seen)
+{
+	if (reading->tight->xmax > seen->xmax)
+		return false;
+	for (int i = 0; i < seen->nxip; i++)
+		if (sx_snapshot_has(reading->now, seen->xip[i]))
+			return false;
+	return true;
+}
+
+static uint64
+question_of(Reading *reading)
+{
+	const SxRequest *request = reading->request;
+	StringInfoData text;
+	ListCell   *cell;
+	uint64		hash;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "%u %s", reading->table->root,
+					 reading->filter == NULL ? "" : reading->filter->sql);
+	if (request->params != NULL)
+		appendStringInfo(&text, " %s",
+						 OidOutputFunctionCall(F_ARRAY_OUT,
+											   PointerGetDatum(request->params)));
+	foreach(cell, reading->policies)
+		appendStringInfo(&text, " %s", nodeToString(lfirst(cell)));
+	hash = hash_bytes_extended((unsigned char *) text.data, text.len, 0);
+	return hash == 0 ? 1 : hash;
+}
+
+/* ---- an answer ---- */
+
+static void
+begin_scan(Reading *reading)
+{
+	if (reading->scan != NULL)
+		return;
+	reading->scan = sx_logscan_begin(reading->table, reading->filter,
+									 reading->policies, reading->params,
+									 reading->snapshot, reading->now);
+	reading->scope_row = sx_logscan_row(reading->scan);
+}
+
+/*
+ * Tells what is new to "seen", phase by phase: up to the target of a page cut
+ * earlier, up to now, and the reader's own.
+ */
+static void
+tell_changes(Reading *reading, const SxSnapshot *seen,
+			 const SxSnapshot *target, const SxPosition *from)
+{
+	SxPosition	next = {0};
+
+	begin_scan(reading);
+	if (target != NULL)
+	{
+		reading->flush_all = true;
+		if (!read_log(reading, seen, target, from, &next))
+		{
+			tell_more(reading, seen, target, &next);
+			return;
+		}
+		seen = target;
+		from = NULL;
+	}
+	if (from == NULL || from->kind != SX_POSITION_OWN)
+	{
+		if (!read_log(reading, seen, reading->tight, NULL, &next))
+		{
+			tell_more(reading, seen, reading->tight, &next);
+			return;
+		}
+		from = NULL;
+	}
+	if (reading->own != 0)
+	{
+		/* a position in a transaction that is over says nothing */
+		if (from != NULL && from->xid != reading->own)
+			from = NULL;
+		if (!read_log(reading, reading->tight, NULL, from, &next))
+		{
+			tell_more(reading, reading->tight, reading->tight, &next);
+			return;
+		}
+	}
+	tell_up_to_date(reading);
+}
+
+static void
+tell_load(Reading *reading, const SxCursor *cursor)
+{
+	const SxSnapshot *target = cursor == NULL ? reading->tight : &cursor->target;
+
+	reading->catching_up = cursor != NULL;
+	if (!read_load(reading, cursor == NULL ? NULL : &cursor->position))
+	{
+		tell_more(reading, target, target, &reading->loaded);
+		return;
+	}
+	if (cursor == NULL)
+		tell_up_to_date(reading);
+	else
+		tell_changes(reading, target, NULL, NULL);
+}
+
+static void
+answer(Reading *reading, SxCursor *cursor)
+{
+	uint64		pruned_below = sx_logscan_pruned_below(reading->table->root,
+													   reading->snapshot);
+	uint64		newest_marker = sx_logscan_newest_marker(reading->table->root,
+														 reading->snapshot,
+														 reading->now);
+	uint64		newest = sx_logscan_newest(reading->table->log,
+										   reading->table->log_by_xid,
+										   reading->snapshot, reading->now);
+	uint64		xmax = Max(Max(newest, newest_marker) + 1, pruned_below);
+	const Reset *reset = NULL;
+
+	if (newest != 0)
+		note_xid(reading, newest);
+	if (newest_marker != 0)
+		note_xid(reading, newest_marker);
+
+	if (cursor != NULL)
+		reset = check_cursor(reading, cursor, pruned_below, newest_marker);
+	if (cursor == NULL || reset != NULL)
+	{
+		reading->tight = sx_snapshot_below(reading->now, xmax);
+		if (reset != NULL)
+			tell_reset(reading, reset);
+		tell_load(reading, NULL);
+		return;
+	}
+
+	xmax = Max(xmax, cursor->seen.xmax);
+	if (cursor->has_target)
+		xmax = Max(xmax, cursor->target.xmax);
+	reading->tight = sx_snapshot_below(reading->now, xmax);
+	if (cursor->position.kind == SX_POSITION_LOAD)
+		tell_load(reading, cursor);
+	else if (!cursor->has_target && reading->own == 0 &&
+			 nothing_finished(reading, &cursor->seen))
+		tell_up_to_date(reading);
+	else
+		tell_changes(reading, &cursor->seen,
+					 cursor->position.kind == SX_POSITION_LOG ?
+					 &cursor->target : NULL, &cursor->position);
+}
+
+void
+sx_changes_read(const SxRequest *request, SxTakeChange take, void *arg)
+{
+	Reading		reading = {0};
+	SxCursor   *cursor = NULL;
+	MemoryContext old;
+
+	/* What waits in memory belongs to what this transaction has done. */
+	sx_capture_flush();
+
+	reading.answer = AllocSetContextCreate(CurrentMemoryContext,
+										   "sync_ext answer",
+										   ALLOCSET_DEFAULT_SIZES);
+	reading.change = AllocSetContextCreate(reading.answer, "sync_ext change",
+										   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(reading.answer);
+
+	reading.request = request;
+	reading.take = take;
+	reading.arg = arg;
+	reading.table = sx_tracked_by_domain(request->domain);
+	sx_rows_check_privileges(reading.table);
+	if (request->user_id != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("sync domain \"%s\" has no access relation",
+						request->domain),
+				 errdetail("The user given is \"%s\".", request->user_id),
+				 errhint("Leave user_id out: without an access relation the domain concerns everybody who may read the table.")));
+	if (request->filter != NULL)
+		reading.filter = sx_filter_get(reading.table, request->filter);
+	reading.params = sx_filter_params(reading.filter, request->params);
+	if (check_enable_rls(reading.table->root, InvalidOid, true) == RLS_ENABLED)
+		reading.policies = sx_filter_policies(reading.table,
+											  request->since != NULL);
+	reading.question = question_of(&reading);
+
+	reading.snapshot = GetActiveSnapshot();
+	reading.now = sx_snapshot_of(reading.snapshot);
+	reading.own = sx_own_xid();
+	if (request->since != NULL)
+		cursor = sx_cursor_decode(request->since);
+	make_keys(&reading);
+	read_exclude(&reading);
+
+	answer(&reading, cursor);
+
+	if (reading.scan != NULL)
+		sx_logscan_end(reading.scan);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(reading.answer);
+}
+
+/* ---- SQL ---- */
+
+typedef struct Rows
+{
+	Tuplestorestate *store;
+	TupleDesc	desc;
+} Rows;
+
+static void
+put_change(void *arg, const SxChange *change)
+{
+	Rows	   *result = arg;
+	Datum		values[5] = {0};
+	bool		nulls[5];
+
+	values[0] = CStringGetTextDatum(sx_change_name(change->kind));
+	nulls[0] = false;
+	nulls[1] = change->key == NULL;
+	values[1] = PointerGetDatum(change->key);
+	nulls[2] = change->data == NULL;
+	values[2] = PointerGetDatum(change->data);
+	nulls[3] = !change->has_modified_at;
+	values[3] = TimestampTzGetDatum(change->modified_at);
+	nulls[4] = change->cursor == NULL;
+	values[4] = PointerGetDatum(change->cursor);
+	tuplestore_putvalues(result->store, result->desc, values, nulls);
+}
+
+static char *
+text_argument(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+Datum
+sync_ext_changes(PG_FUNCTION_ARGS)
+{
+	SxRequest	request = {0};
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+	Rows		result;
+
+	sx_init_materialized_result(fcinfo);
+	result.store = set->setResult;
+	result.desc = set->setDesc;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("domain must not be null"),
+				 errhint("sync.tracked lists the domains.")));
+	request.domain = text_argument(fcinfo, 0);
+	request.since = PG_ARGISNULL(1) ? NULL : PG_GETARG_BYTEA_PP(1);
+	request.filter = text_argument(fcinfo, 2);
+	request.params = PG_ARGISNULL(3) ? NULL : PG_GETARG_ARRAYTYPE_P(3);
+	request.user_id = text_argument(fcinfo, 4);
+	request.client = text_argument(fcinfo, 5);
+	request.exclude = PG_ARGISNULL(6) ? NULL : PG_GETARG_JSONB_P(6);
+	if (!PG_ARGISNULL(7))
+	{
+		request.max_rows = PG_GETARG_INT32(7);
+		if (request.max_rows < 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("max_rows must be at least 1"),
+					 errdetail("It is %d.", request.max_rows),
+					 errhint("Leave it out to get everything at once.")));
+	}
+	sx_changes_read(&request, put_change, &result);
+	return (Datum) 0;
+}
+
+/*
+ * sync.current_cursor(): all that is visible now counts as seen, whatever the
+ * question. So the newest transaction of any log counts.
+ */
+Datum
+sync_ext_current_cursor(PG_FUNCTION_ARGS)
+{
+	SxCursor	cursor = {0};
+	Reading		reading = {0};
+	uint64		xmax = 0;
+
+	sx_capture_flush();
+	reading.answer = CurrentMemoryContext;
+	reading.snapshot = GetActiveSnapshot();
+	reading.now = sx_snapshot_of(reading.snapshot);
+	xmax = sx_logscan_newest_of_all(reading.snapshot, reading.now) + 1;
+	if (xmax > 1)
+		note_xid(&reading, xmax - 1);
+	flush(&reading);
+	cursor.seen = *sx_snapshot_below(reading.now, xmax);
+	cursor.generation = sx_catalog_get()->generation_id;
+	cursor.lsn = sx_wal_position(&cursor.timeline);
+	PG_RETURN_BYTEA_P(sx_cursor_encode(&cursor));
+}

@@ -1,0 +1,206 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		The differences between PostgreSQL 13 and 18, in one place.
+ *
+ * This is the only file that tests PG_VERSION_NUM.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SYNC_EXT_COMPAT_H
+#define SYNC_EXT_COMPAT_H
+
+#if PG_VERSION_NUM < 130000
+#error "sync_ext needs PostgreSQL 13 or later"
+#endif
+
+#include "access/genam.h"
+#include "access/timeline.h"
+#include "access/xlog.h"
+#include "common/base64.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/execnodes.h"
+#include "parser/parser.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+
+#if PG_VERSION_NUM >= 150000
+#include "access/xlogrecovery.h"
+#endif
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* A statement from text: the parse mode came with 14. */
+#if PG_VERSION_NUM >= 140000
+#define sx_raw_parser(sql) raw_parser((sql), RAW_PARSE_DEFAULT)
+#else
+#define sx_raw_parser(sql) raw_parser(sql)
+#endif
+
+/* index_insert() learnt in 14 that an UPDATE may leave the values alone. */
+#if PG_VERSION_NUM >= 140000
+#define sx_index_insert(index, values, isnull, tid, heap, info) \
+	index_insert((index), (values), (isnull), (tid), (heap), \
+				 UNIQUE_CHECK_NO, false, (info))
+#else
+#define sx_index_insert(index, values, isnull, tid, heap, info) \
+	index_insert((index), (values), (isnull), (tid), (heap), \
+				 UNIQUE_CHECK_NO, (info))
+#endif
+
+/* Index scans carry instrumentation since 18. */
+#if PG_VERSION_NUM >= 180000
+#define sx_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), NULL, (nkeys), 0)
+#else
+#define sx_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), (nkeys), 0)
+#endif
+
+/* The hash of a datum's bytes, out-of-line values included, is new in 14. */
+#if PG_VERSION_NUM < 140000
+#include "common/hashfn.h"
+#include "utils/datum.h"
+static inline uint32
+datum_image_hash(Datum value, bool typbyval, int typlen)
+{
+	struct varlena *plain;
+
+	if (typbyval)
+		return hash_bytes((unsigned char *) &value, sizeof(Datum));
+	if (typlen != -1)
+		return hash_bytes((unsigned char *) DatumGetPointer(value),
+						  datumGetSize(value, typbyval, typlen));
+	plain = PG_DETOAST_DATUM_PACKED(value);
+	return hash_bytes((unsigned char *) VARDATA_ANY(plain),
+					  VARSIZE_ANY_EXHDR(plain));
+}
+#endif
+
+/* Parameters whose types the parser infers: renamed in 15. */
+#if PG_VERSION_NUM >= 150000
+#define sx_setup_parameters(pstate, types, n) \
+	setup_parse_variable_parameters((pstate), (types), (n))
+#else
+#define sx_setup_parameters(pstate, types, n) \
+	parse_variable_parameters((pstate), (types), (n))
+#endif
+
+/* A statement without parameters, analysed and rewritten: renamed in 15. */
+#if PG_VERSION_NUM >= 150000
+#define sx_analyze_and_rewrite(raw, sql) \
+	pg_analyze_and_rewrite_fixedparams((raw), (sql), NULL, 0, NULL)
+#else
+#define sx_analyze_and_rewrite(raw, sql) \
+	pg_analyze_and_rewrite((raw), (sql), NULL, 0, NULL)
+#endif
+
+/* The oldest transaction of which the commit log knows: moved in 17. */
+#if PG_VERSION_NUM >= 170000
+#define sx_oldest_clog_xid() (TransamVariables->oldestClogXid)
+#else
+#define sx_oldest_clog_xid() (ShmemVariableCache->oldestClogXid)
+#endif
+
+/* Plans are released by their resource owner since 14. */
+#if PG_VERSION_NUM >= 140000
+#define sx_release_cached_plan(plan) \
+	ReleaseCachedPlan((plan), CurrentResourceOwner)
+#else
+#define sx_release_cached_plan(plan) ReleaseCachedPlan((plan), true)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define sx_is_relation_owner(relid, roleid) \
+	object_ownercheck(RelationRelationId, (relid), (roleid))
+#else
+#define sx_is_relation_owner(relid, roleid) \
+	pg_class_ownercheck((relid), (roleid))
+#endif
+
+#if PG_VERSION_NUM < 150000
+#define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define sx_base64_encode(src, len, dst, dstlen) \
+	pg_b64_encode((const uint8 *) (src), (len), (dst), (dstlen))
+#define sx_base64_decode(src, len, dst, dstlen) \
+	pg_b64_decode((src), (len), (uint8 *) (dst), (dstlen))
+#else
+#define sx_base64_encode(src, len, dst, dstlen) \
+	pg_b64_encode((const char *) (src), (len), (dst), (dstlen))
+#define sx_base64_decode(src, len, dst, dstlen) \
+	pg_b64_decode((src), (len), (char *) (dst), (dstlen))
+#endif
+
+/*
+ * The timeline that new WAL goes to. Before 15 the variable is current once
+ * RecoveryInProgress() has been asked.
+ */
+static inline TimeLineID
+sx_insertion_timeline(void)
+{
+#if PG_VERSION_NUM >= 150000
+	return GetWALInsertionTimeLine();
+#else
+	(void) RecoveryInProgress();
+	return ThisTimeLineID;
+#endif
+}
+
+/* How far WAL is on disk. */
+static inline XLogRecPtr
+sx_flushed_lsn(void)
+{
+#if PG_VERSION_NUM >= 150000
+	return GetFlushRecPtr(NULL);
+#else
+	return GetFlushRecPtr();
+#endif
+}
+
+/* A tuplestore result for a set-returning function, in its own context. */
+static inline void
+sx_init_materialized_result(FunctionCallInfo fcinfo)
+{
+#if PG_VERSION_NUM >= 150000
+	InitMaterializedSRF(fcinfo, 0);
+#else
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	TupleDesc	desc;
+	MemoryContext old;
+
+	if (result == NULL || !IsA(result, ReturnSetInfo) ||
+		(result->allowedModes & SFRM_Materialize) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	old = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	result->returnMode = SFRM_Materialize;
+	result->setDesc = BlessTupleDesc(desc);
+	result->setResult =
+		tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0,
+							  false, work_mem);
+	MemoryContextSwitchTo(old);
+#endif
+}
+
+/*
+ * A copy of a row type in which one column counts as passed by reference, so
+ * that reading the column gives its address. See stamp.c.
+ */
+static inline void
+sx_desc_by_reference(TupleDesc desc, AttrNumber attnum)
+{
+	TupleDescAttr(desc, attnum - 1)->attbyval = false;
+#if PG_VERSION_NUM >= 180000
+	populate_compact_attribute(desc, attnum - 1);
+#endif
+}
+
+#endif							/* SYNC_EXT_COMPAT_H */

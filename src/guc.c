@@ -1,0 +1,116 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.c
+ *		The settings, all of them named sync.*.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "sync_ext.h"
+#include "guc.h"
+
+/* How int8 and numeric travel: JavaScript loses digits of large numbers. */
+int			sx_guc_big_numbers = SX_BIG_NUMBERS_NUMBER;
+
+/* The channel of change events. */
+char	   *sx_guc_channel = NULL;
+
+/* Who writes: the origin of the log entries that follow. */
+char	   *sx_guc_client = NULL;
+
+/* Who sends change events, if anybody does. */
+int			sx_guc_notify = SX_NOTIFY_COMMIT;
+
+/* Whether events name the changed keys. LISTEN knows no rights. */
+bool		sx_guc_notify_keys = false;
+
+/*
+ * The origin stands in every log row, whose columns are never compressed nor
+ * moved out of line; a longer name would make the writer's own change fail.
+ */
+#define MAX_CLIENT_LENGTH 255
+
+static const struct config_enum_entry notify_modes[] = {
+	{"off", SX_NOTIFY_OFF, false},
+	{"commit", SX_NOTIFY_COMMIT, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry big_number_forms[] = {
+	{"number", SX_BIG_NUMBERS_NUMBER, false},
+	{"text", SX_BIG_NUMBERS_TEXT, false},
+	{NULL, 0, false}
+};
+
+static bool
+check_channel(char **newval, void **extra, GucSource source)
+{
+	if (**newval != '\0' && strlen(*newval) < NAMEDATALEN)
+		return true;
+	GUC_check_errdetail("A channel has 1 to %d bytes.", NAMEDATALEN - 1);
+	return false;
+}
+
+static bool
+check_client(char **newval, void **extra, GucSource source)
+{
+	if (strlen(*newval) <= MAX_CLIENT_LENGTH)
+		return true;
+	GUC_check_errdetail("A client's name has at most %d bytes.",
+						MAX_CLIENT_LENGTH);
+	return false;
+}
+
+void
+sx_guc_init(void)
+{
+	DefineCustomEnumVariable("sync.big_numbers",
+							 gettext_noop("How bigint and numeric values travel in JSON."),
+							 gettext_noop("\"text\" sends them as strings, for clients whose numbers are doubles."),
+							 &sx_guc_big_numbers,
+							 SX_BIG_NUMBERS_NUMBER,
+							 big_number_forms,
+							 PGC_USERSET,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomStringVariable("sync.channel",
+							   gettext_noop("The channel on which change events are sent."),
+							   NULL,
+							   &sx_guc_channel,
+							   "sync",
+							   PGC_SUSET,
+							   0,
+							   check_channel, NULL, NULL);
+
+	DefineCustomStringVariable("sync.client",
+							   gettext_noop("The client for which this session or transaction writes."),
+							   gettext_noop("Recorded as the origin of its changes."),
+							   &sx_guc_client,
+							   "",
+							   PGC_USERSET,
+							   0,
+							   check_client, NULL, NULL);
+
+	DefineCustomEnumVariable("sync.notify",
+							 gettext_noop("Who sends change events."),
+							 gettext_noop("\"commit\" sends them with the writer's commit, \"off\" sends none."),
+							 &sx_guc_notify,
+							 SX_NOTIFY_COMMIT,
+							 notify_modes,
+							 PGC_SUSET,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("sync.notify_keys",
+							 gettext_noop("Whether change events name the changed keys."),
+							 gettext_noop("Anybody who may connect may LISTEN."),
+							 &sx_guc_notify_keys,
+							 false,
+							 PGC_SUSET,
+							 0,
+							 NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("sync");
+}

@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * logscan.h
+ *		Reading a change log, through its indexes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SYNC_EXT_LOGSCAN_H
+#define SYNC_EXT_LOGSCAN_H
+
+#include "access/relscan.h"
+#include "executor/tuptable.h"
+#include "nodes/params.h"
+#include "utils/snapshot.h"
+
+#include "cursor.h"
+#include "filter.h"
+#include "tracked.h"
+
+/* One key of one log entry. Datums point into the scan. */
+typedef struct SxLogItem
+{
+	SxPosition	position;		/* kind is left to the caller */
+	SxOp		op;
+	const char *origin;			/* NULL: nobody's own */
+	Datum	   *key;
+	TupleTableSlot *row;		/* key columns, then scope columns */
+} SxLogItem;
+
+typedef struct SxLogScan SxLogScan;
+
+/*
+ * Prepares to read entries of a table's log that "snapshot" sees, whose keys
+ * pass the filter's log conjuncts and the policies. "now" is that snapshot as a set. Everything
+ * is allocated in the current memory context, and released by the end call.
+ */
+extern SxLogScan *sx_logscan_begin(SxTable *table, SxFilter *filter,
+								   List *policies, ParamListInfo params,
+								   Snapshot snapshot, const SxSnapshot *now);
+extern void sx_logscan_end(SxLogScan *scan);
+
+/*
+ * Starts over: entries of transactions that "target" has and "seen" has not,
+ * in the order of scan, transaction and sequence, from a position on (of kind
+ * SX_POSITION_NONE: from the start).
+ */
+extern void sx_logscan_between(SxLogScan *scan, const SxSnapshot *seen,
+							   const SxSnapshot *target,
+							   const SxPosition *from);
+
+/* The same for the entries of one transaction, the reader's own. */
+extern void sx_logscan_own(SxLogScan *scan, uint64 xid,
+						   const SxPosition *from);
+
+/* The next item, or NULL. It is valid until the next call. */
+extern SxLogItem *sx_logscan_next(SxLogScan *scan);
+
+/* Whether a row of key and scope columns passes the log conjuncts. */
+extern bool sx_logscan_passes(SxLogScan *scan, TupleTableSlot *row);
+
+/* A slot for such a row. */
+extern TupleTableSlot *sx_logscan_row(SxLogScan *scan);
+
+/* The newest logged transaction that the snapshot sees finished, or 0. */
+extern uint64 sx_logscan_newest(Oid heap, Oid index, Snapshot snapshot,
+								const SxSnapshot *now);
+
+/* The same over the logs and markers of all tables. */
+extern uint64 sx_logscan_newest_of_all(Snapshot snapshot,
+									   const SxSnapshot *now);
+
+/* The same for the reset markers of a table. */
+extern uint64 sx_logscan_newest_marker(Oid root, Snapshot snapshot,
+									   const SxSnapshot *now);
+
+/* Whether this transaction left a marker for the table, visible to S. */
+extern bool sx_logscan_has_marker(Oid root, Snapshot snapshot, uint64 xid);
+
+/* Transactions below this one may be missing from the table's log. */
+extern uint64 sx_logscan_pruned_below(Oid root, Snapshot snapshot);
+
+#endif							/* SYNC_EXT_LOGSCAN_H */

@@ -1,0 +1,54 @@
+/*-------------------------------------------------------------------------
+ *
+ * plan.h
+ *		SPI plans that are kept, and the relation of keys that they join.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SYNC_EXT_PLAN_H
+#define SYNC_EXT_PLAN_H
+
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+
+#include "tracked.h"
+
+/* The name under which queries see the keys that they are given. */
+#define SX_KEYS "sync_keys"
+
+/*
+ * The kept plan of a query, prepared when it is asked for the first time.
+ * Must be called between SPI_connect() and SPI_finish(), with the relation
+ * of keys already registered if the query uses it. The cache is keyed by
+ * text and argument types; plans are generic, look keys up in indexes, and
+ * follow DDL by themselves.
+ */
+extern SPIPlanPtr sx_plan_get(const char *sql, int nargs, Oid *argtypes);
+
+/*
+ * Keys for a query: a relation SX_KEYS with the columns of "desc", in the
+ * order in which they are put. Registered with the current SPI connection,
+ * which also frees it.
+ */
+typedef struct SxKeys
+{
+	TupleDesc	desc;
+	Tuplestorestate *store;
+} SxKeys;
+
+extern SxKeys *sx_keys_begin(TupleDesc desc);
+extern void sx_keys_put(SxKeys *keys, Datum *values, bool *nulls);
+extern void sx_keys_end(SxKeys *keys);
+
+/* "schema.name" of a relation, quoted. */
+extern char *sx_plan_relation(Oid relid);
+
+/*
+ * Appends "left = right" for two types, with the operator that the btree
+ * family of the left type has, qualified; or, where it has none, with the
+ * right side cast to the left type.
+ */
+extern void sx_plan_equal(StringInfo sql, const char *left, Oid left_type,
+						  const char *right, Oid right_type);
+
+#endif							/* SYNC_EXT_PLAN_H */

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * rowjson.h
+ *		Keys as JSON objects, to and fro.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SYNC_EXT_ROWJSON_H
+#define SYNC_EXT_ROWJSON_H
+
+#include "utils/jsonb.h"
+
+#include "tracked.h"
+
+/* A key as {"column": value, ...}, in the current memory context. */
+extern Jsonb *sx_rowjson_key(SxTable *table, const Datum *key);
+
+/* The same as text. */
+extern char *sx_rowjson_key_text(SxTable *table, const Datum *key);
+
+/*
+ * Reads the key out of an object, other members being ignored. Raises
+ * invalid_parameter_value where a column is missing or null, naming "what",
+ * and what the type's input raises where a value is not of its type.
+ */
+extern void sx_rowjson_parse_key(SxTable *table, JsonbContainer *object,
+								 const char *what, Datum *key);
+
+/* A member of an object as text; NULL where it is missing or null. */
+extern char *sx_rowjson_member(JsonbContainer *object, const char *name);
+
+#endif							/* SYNC_EXT_ROWJSON_H */

@@ -1,0 +1,490 @@
+/*-------------------------------------------------------------------------
+ *
+ * rows.c
+ *		Reading the rows themselves, by SQL and as the caller.
+ *
+ * Privileges, row-level security and the source view all hold because these
+ * are ordinary queries of the caller, in the snapshot that is active.
+ *
+ * Keys are looked up one by one, laterally: so the source view, which may
+ * aggregate, is asked for one key at a time, too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/nbtree.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "sync_ext.h"
+#include "guc.h"
+#include "plan.h"
+#include "rows.h"
+
+/* Rows that a load fetches at once, when all are wanted. */
+#define LOAD_BATCH 1000
+
+static const char *
+column(const char *name)
+{
+	return psprintf(SX_ALIAS ".%s", quote_identifier(name));
+}
+
+/* ---- building queries ---- */
+
+/* The columns of a relation that JavaScript would read wrong, as text. */
+static void
+append_big_numbers(StringInfo sql, Oid relid, const char *alias)
+{
+	HeapTuple	tuple;
+	bool		any = false;
+
+	if (sx_guc_big_numbers != SX_BIG_NUMBERS_TEXT)
+		return;
+	for (AttrNumber attnum = 1;
+		 HeapTupleIsValid(tuple = SearchSysCache2(ATTNUM,
+												  ObjectIdGetDatum(relid),
+												  Int16GetDatum(attnum)));
+		 attnum++)
+	{
+		Form_pg_attribute attr = (Form_pg_attribute) GETSTRUCT(tuple);
+		Oid			type = getBaseType(attr->atttypid);
+
+		if (!attr->attisdropped && (type == INT8OID || type == NUMERICOID))
+		{
+			appendStringInfo(sql, "%s%s, %s.%s::pg_catalog.text",
+							 any ? ", " : " OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object(",
+							 quote_literal_cstr(NameStr(attr->attname)), alias,
+							 quote_identifier(NameStr(attr->attname)));
+			any = true;
+		}
+		ReleaseSysCache(tuple);
+	}
+	if (any)
+		appendStringInfoChar(sql, ')');
+}
+
+/* The document of the row "t". */
+static void
+append_document(StringInfo sql, SxTable *table)
+{
+	if (!OidIsValid(table->source))
+	{
+		appendStringInfoString(sql, "pg_catalog.to_jsonb(" SX_ALIAS ")");
+		append_big_numbers(sql, table->root, SX_ALIAS);
+		return;
+	}
+	appendStringInfoString(sql, "(SELECT pg_catalog.to_jsonb(s)");
+	append_big_numbers(sql, table->source, "s");
+	appendStringInfo(sql, " FROM %s s WHERE ", sx_plan_relation(table->source));
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		SxColumn   *key = &table->keys[i];
+		AttrNumber	attnum = get_attnum(table->source, key->name);
+
+		if (attnum == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("source view \"%s\" lacks key column \"%s\"",
+							get_rel_name(table->source), key->name),
+					 errhint("The view must show every key column under its name.")));
+		appendStringInfoString(sql, i == 0 ? "" : " AND ");
+		sx_plan_equal(sql, psprintf("s.%s", quote_identifier(key->name)),
+					  get_atttype(table->source, attnum),
+					  column(key->name), key->type);
+	}
+	appendStringInfoChar(sql, ')');
+}
+
+/* "filter and not deleted", or nothing at all: then false. */
+static bool
+append_condition(StringInfo sql, SxTable *table, SxFilter *filter)
+{
+	bool		any = false;
+
+	if (filter != NULL)
+	{
+		appendStringInfo(sql, "(%s)", filter->sql);
+		any = true;
+	}
+	if (table->deleted_at != InvalidAttrNumber)
+	{
+		appendStringInfo(sql, "%s%s IS NULL", any ? " AND " : "",
+						 column(get_attname(table->root, table->deleted_at, false)));
+		any = true;
+	}
+	return any;
+}
+
+static char *
+lookup_query(SxTable *table, SxFilter *filter)
+{
+	StringInfoData sql;
+	StringInfoData condition;
+	bool		conditional;
+
+	initStringInfo(&condition);
+	conditional = append_condition(&condition, table, filter);
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT k.ord, r.* FROM " SX_KEYS " k CROSS JOIN LATERAL (SELECT ");
+	for (int i = 0; i < table->nkeys; i++)
+		appendStringInfo(&sql, "%s AS k%d, ", column(table->keys[i].name), i + 1);
+	for (int i = 0; i < table->nscopes; i++)
+		appendStringInfo(&sql, "%s AS s%d, ", column(table->scopes[i].name), i + 1);
+	appendStringInfo(&sql, "%s AS at, ",
+					 column(get_attname(table->root, table->modified_at, false)));
+	if (conditional)
+		appendStringInfo(&sql, "CASE WHEN %s THEN ", condition.data);
+	append_document(&sql, table);
+	appendStringInfo(&sql, "%s AS data FROM %s " SX_ALIAS " WHERE ",
+					 conditional ? " END" : "", sx_plan_relation(table->root));
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		appendStringInfoString(&sql, i == 0 ? "" : " AND ");
+		sx_plan_equal(&sql, column(table->keys[i].name), table->keys[i].type,
+					  psprintf("k.k%d", i + 1), table->keys[i].type);
+	}
+	appendStringInfoString(&sql, " OFFSET 0) r");
+	return sql.data;
+}
+
+/*
+ * The schema of the ordering operator of a key column, which need not be on
+ * the caller's search path.
+ */
+static Oid
+ordering_schema(SxColumn *key)
+{
+	TypeCacheEntry *type = lookup_type_cache(key->type, TYPECACHE_GT_OPR);
+	HeapTuple	tuple;
+	Oid			schema;
+
+	if (!OidIsValid(type->gt_opr))
+		return InvalidOid;
+	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(type->gt_opr));
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	schema = ((Form_pg_operator) GETSTRUCT(tuple))->oprnamespace;
+	ReleaseSysCache(tuple);
+	return schema;
+}
+
+static void
+append_after(StringInfo sql, SxTable *table, int nparams)
+{
+	Oid			schema = ordering_schema(&table->keys[0]);
+
+	for (int i = 1; i < table->nkeys; i++)
+		if (ordering_schema(&table->keys[i]) != schema)
+			schema = InvalidOid;
+
+	for (int i = 0; i < table->nkeys; i++)
+		appendStringInfo(sql, "%s%s", i == 0 ? "(" : ", ",
+						 column(table->keys[i].name));
+	if (OidIsValid(schema))
+		appendStringInfo(sql, ") OPERATOR(%s.>) (",
+						 quote_identifier(get_namespace_name(schema)));
+	else
+		appendStringInfoString(sql, ") > (");
+	for (int i = 0; i < table->nkeys; i++)
+		appendStringInfo(sql, "%s$%d", i == 0 ? "" : ", ", nparams + i + 1);
+	appendStringInfoChar(sql, ')');
+}
+
+static char *
+load_query(SxTable *table, SxFilter *filter, bool after, int limit)
+{
+	StringInfoData sql;
+	StringInfoData condition;
+	bool		conditional;
+
+	initStringInfo(&condition);
+	conditional = append_condition(&condition, table, filter);
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT 0, ");
+	for (int i = 0; i < table->nkeys; i++)
+		appendStringInfo(&sql, "%s, ", column(table->keys[i].name));
+	appendStringInfo(&sql, "%s, ",
+					 column(get_attname(table->root, table->modified_at, false)));
+	append_document(&sql, table);
+	appendStringInfo(&sql, " FROM %s " SX_ALIAS, sx_plan_relation(table->root));
+	if (conditional)
+		appendStringInfo(&sql, " WHERE %s", condition.data);
+	if (after)
+	{
+		appendStringInfoString(&sql, conditional ? " AND " : " WHERE ");
+		append_after(&sql, table, filter == NULL ? 0 : filter->nparams);
+	}
+	appendStringInfoString(&sql, " ORDER BY ");
+	for (int i = 0; i < table->nkeys; i++)
+		appendStringInfo(&sql, "%s%s", i == 0 ? "" : ", ",
+						 column(table->keys[i].name));
+	if (limit > 0)
+		appendStringInfo(&sql, " LIMIT %d", limit);
+	return sql.data;
+}
+
+/* ---- running them ---- */
+
+/* The values of a filter's parameters as SPI takes them. */
+static int
+spi_params(SxFilter *filter, ParamListInfo params, int extra, Oid **types,
+		   Datum **values, char **nulls)
+{
+	int			n = filter == NULL ? 0 : filter->nparams;
+
+	*types = palloc(sizeof(Oid) * (n + extra));
+	*values = palloc(sizeof(Datum) * (n + extra));
+	*nulls = palloc(n + extra + 1);
+	for (int i = 0; i < n; i++)
+	{
+		(*types)[i] = params->params[i].ptype;
+		(*values)[i] = params->params[i].value;
+		(*nulls)[i] = params->params[i].isnull ? 'n' : ' ';
+	}
+	return n;
+}
+
+static void
+read_row(SxTable *table, SPITupleTable *rows, int number, bool has_scopes,
+		 SxRow *row)
+{
+	HeapTuple	tuple = rows->vals[number];
+	TupleDesc	desc = rows->tupdesc;
+	int			attnum = 1;
+	bool		isnull;
+	Datum		value;
+
+	row->ord = DatumGetInt32(SPI_getbinval(tuple, desc, attnum++, &isnull));
+	for (int i = 0; i < table->nkeys; i++)
+		row->key[i] = SPI_getbinval(tuple, desc, attnum++, &isnull);
+	for (int i = 0; has_scopes && i < table->nscopes; i++)
+		row->scopes[i] = SPI_getbinval(tuple, desc, attnum++,
+									   &row->scope_nulls[i]);
+	value = SPI_getbinval(tuple, desc, attnum++, &isnull);
+	row->has_modified_at = !isnull;
+	row->modified_at = isnull ? 0 : DatumGetTimestampTz(value);
+	row->data = SPI_getbinval(tuple, desc, attnum++, &isnull);
+	row->selected = !isnull;
+}
+
+static void
+prepare_row(SxTable *table, SxRow *row)
+{
+	memset(row, 0, sizeof(SxRow));
+	row->key = palloc(sizeof(Datum) * table->nkeys);
+	row->scopes = palloc(sizeof(Datum) * Max(table->nscopes, 1));
+	row->scope_nulls = palloc(sizeof(bool) * Max(table->nscopes, 1));
+}
+
+static TupleDesc
+lookup_desc(SxTable *table)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(table->nkeys + 1);
+
+	TupleDescInitEntry(desc, 1, "ord", INT4OID, -1, 0);
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		TupleDescInitEntry(desc, i + 2, psprintf("k%d", i + 1),
+						   table->keys[i].type, table->keys[i].typmod, 0);
+		TupleDescInitEntryCollation(desc, i + 2, table->keys[i].collation);
+	}
+	return desc;
+}
+
+void
+sx_rows_lookup(SxTable *table, SxFilter *filter, ParamListInfo params,
+			   int n, Datum **keys, SxTakeRow take, void *arg)
+{
+	char	   *sql = lookup_query(table, filter);
+	MemoryContext caller = CurrentMemoryContext;
+	Oid		   *types;
+	Datum	   *values;
+	char	   *nulls;
+	int			nparams = spi_params(filter, params, 0, &types, &values, &nulls);
+	Datum	   *key = palloc(sizeof(Datum) * (table->nkeys + 1));
+	bool	   *key_nulls = palloc0(sizeof(bool) * (table->nkeys + 1));
+	SxKeys	   *relation;
+	SxRow		row;
+	int			result;
+
+	prepare_row(table, &row);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	relation = sx_keys_begin(lookup_desc(table));
+	for (int i = 0; i < n; i++)
+	{
+		key[0] = Int32GetDatum(i);
+		memcpy(key + 1, keys[i], sizeof(Datum) * table->nkeys);
+		sx_keys_put(relation, key, key_nulls);
+	}
+	sx_keys_end(relation);
+
+	result = SPI_execute_plan(sx_plan_get(sql, nparams, types), values, nulls,
+							  true, 0);
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "could not run \"%s\": %s", sql,
+			 SPI_result_code_string(result));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old;
+		SPITupleTable *rows = SPI_tuptable;
+
+		read_row(table, rows, i, true, &row);
+		old = MemoryContextSwitchTo(caller);
+		(void) take(arg, &row);
+		MemoryContextSwitchTo(old);
+	}
+	tuplestore_end(relation->store);
+	SPI_finish();
+}
+
+/*
+ * Text that reads back to the same value in any session: the settings on which
+ * output and input of some types depend are pinned meanwhile.
+ */
+static int
+pin_text_forms(void)
+{
+	static const char *const pinned[][2] = {
+		{"datestyle", "ISO, YMD"},
+		{"intervalstyle", "postgres"},
+		{"extra_float_digits", "3"},
+		{"bytea_output", "hex"}
+	};
+	int			level = NewGUCNestLevel();
+
+	for (int i = 0; i < (int) lengthof(pinned); i++)
+		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+	return level;
+}
+
+void
+sx_rows_position(SxTable *table, const Datum *key, SxPosition *position)
+{
+	int			level = pin_text_forms();
+
+	position->kind = SX_POSITION_LOAD;
+	position->nkeys = table->nkeys;
+	position->keys = palloc(sizeof(char *) * table->nkeys);
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		Oid			output;
+		bool		is_varlena;
+
+		getTypeOutputInfo(table->keys[i].type, &output, &is_varlena);
+		position->keys[i] = OidOutputFunctionCall(output, key[i]);
+	}
+	AtEOXact_GUC(true, level);
+}
+
+static void
+add_position(SxTable *table, const SxPosition *after, int n, Oid *types,
+			 Datum *values, char *nulls)
+{
+	int			level = pin_text_forms();
+
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		SxColumn   *key = &table->keys[i];
+		Oid			input;
+		Oid			ioparam;
+
+		getTypeInputInfo(key->type, &input, &ioparam);
+		types[n + i] = key->type;
+		values[n + i] = OidInputFunctionCall(input, after->keys[i], ioparam,
+											 key->typmod);
+		nulls[n + i] = ' ';
+	}
+	AtEOXact_GUC(true, level);
+}
+
+void
+sx_rows_load(SxTable *table, SxFilter *filter, ParamListInfo params,
+			 const SxPosition *after, int expected, SxTakeRow take, void *arg)
+{
+	char	   *sql = load_query(table, filter, after != NULL, expected);
+	MemoryContext caller = CurrentMemoryContext;
+	Oid		   *types;
+	Datum	   *values;
+	char	   *nulls;
+	int			n = spi_params(filter, params, table->nkeys, &types, &values,
+							   &nulls);
+	Portal		portal;
+	SxRow		row;
+	bool		more = true;
+
+	prepare_row(table, &row);
+	if (after != NULL)
+	{
+		add_position(table, after, n, types, values, nulls);
+		n += table->nkeys;
+	}
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	portal = SPI_cursor_open_with_args(NULL, sql, n, types, values, nulls, true,
+									   CURSOR_OPT_NO_SCROLL |
+									   (expected == 0 ? 0 : CURSOR_OPT_FAST_PLAN));
+	while (more)
+	{
+		SPI_cursor_fetch(portal, true, LOAD_BATCH);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed && more; i++)
+		{
+			MemoryContext old;
+			SPITupleTable *rows = SPI_tuptable;
+			uint64		processed = SPI_processed;
+
+			read_row(table, rows, i, false, &row);
+			old = MemoryContextSwitchTo(caller);
+			more = take(arg, &row);
+			MemoryContextSwitchTo(old);
+			SPI_processed = processed;
+			SPI_tuptable = rows;
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	SPI_finish();
+}
+
+/* ---- privileges ---- */
+
+static void
+check_select(Oid relid)
+{
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
+		pg_attribute_aclcheck_all(relid, GetUserId(), ACL_SELECT,
+								  ACLMASK_ALL) == ACLCHECK_OK)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for table %s", get_rel_name(relid)),
+			 errdetail("Role \"%s\" may not SELECT all its columns.",
+					   GetUserNameFromId(GetUserId(), false)),
+			 errhint("Changes are whole rows: grant SELECT on the table.")));
+}
+
+void
+sx_rows_check_privileges(SxTable *table)
+{
+	check_select(table->root);
+	if (OidIsValid(table->source))
+		check_select(table->source);
+}

@@ -1,0 +1,61 @@
+/*-------------------------------------------------------------------------
+ *
+ * rows.h
+ *		Reading the rows themselves, by SQL and as the caller.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SYNC_EXT_ROWS_H
+#define SYNC_EXT_ROWS_H
+
+#include "datatype/timestamp.h"
+#include "nodes/params.h"
+
+#include "cursor.h"
+#include "filter.h"
+#include "tracked.h"
+
+/* A row as the caller sees it. Datums live until the next row. */
+typedef struct SxRow
+{
+	int			ord;			/* lookups: which of the keys given */
+	Datum	   *key;			/* as it stands in the row */
+	Datum	   *scopes;			/* lookups only */
+	bool	   *scope_nulls;
+	bool		selected;		/* by the filter; loads give no others */
+	Datum		data;			/* jsonb, when selected */
+	bool		has_modified_at;
+	TimestampTz modified_at;
+} SxRow;
+
+/* Takes a row; false stops a load. */
+typedef bool (*SxTakeRow) (void *arg, SxRow *row);
+
+/*
+ * Looks keys up, in the active snapshot. Keys that have no row that the
+ * caller sees give none. "keys" holds n times the columns of the key.
+ */
+extern void sx_rows_lookup(SxTable *table, SxFilter *filter,
+						   ParamListInfo params, int n, Datum **keys,
+						   SxTakeRow take, void *arg);
+
+/*
+ * Reads the rows that the filter selects in the order of their keys, those
+ * after a position only where "after" is not NULL. "expected" is how many are
+ * wanted, 0 for all; take() may well stop earlier or later.
+ */
+extern void sx_rows_load(SxTable *table, SxFilter *filter,
+						 ParamListInfo params, const SxPosition *after,
+						 int expected, SxTakeRow take, void *arg);
+
+/* Makes a load's position of a key: text that reads back to the same. */
+extern void sx_rows_position(SxTable *table, const Datum *key,
+							 SxPosition *position);
+
+/*
+ * Raises insufficient_privilege unless the caller may read the whole row, and
+ * the source view where the domain has one.
+ */
+extern void sx_rows_check_privileges(SxTable *table);
+
+#endif							/* SYNC_EXT_ROWS_H */
