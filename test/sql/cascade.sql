@@ -3,7 +3,7 @@
 -- A change of a detail is a change of its master: never missed, never twice, whatever the writer can see.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(43);
+SELECT plan(39);
 CREATE FUNCTION pg_temp.updates(rel regclass) RETURNS bigint LANGUAGE sql AS $$ SELECT pg_stat_get_xact_tuples_updated(rel) $$;
 
 -- three levels

@@ -80,7 +80,7 @@ SELECT is((SELECT provolatile FROM pg_proc WHERE oid = 'sync.changes'::regproc),
 SELECT is((SELECT prosecdef FROM pg_proc WHERE oid = 'sync.changes'::regproc), false, 'with the rights of its caller');
 SELECT is((SELECT prosecdef FROM pg_proc WHERE oid = 'sync.pull'::regproc), false, 'as does pull');
 SELECT set_has($$ SELECT unnest(extconfig)::regclass::text FROM pg_extension WHERE extname = 'sync_ext' $$,
-	ARRAY['sync.tracked', 'sync.cascades'], 'a dump carries what is tracked');
+	$$VALUES ('sync.tracked'), ('sync.cascades')$$, 'a dump carries what is tracked');
 SELECT is_empty($$ SELECT c FROM pg_extension, unnest(extconfig) c WHERE extname = 'sync_ext'
 	AND c::regclass::text ~ '^sync\.(log_|generation|tick|reset_marker|change_log)' $$, 'and neither log nor generation');
 SELECT sync.untrack('thing');

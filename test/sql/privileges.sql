@@ -121,7 +121,6 @@ RESET ROLE;
 CREATE SCHEMA evil AUTHORIZATION regress_sync_reader;
 GRANT SELECT ON t.base, t.extra TO regress_sync_reader;
 SET ROLE regress_sync_reader;
-CREATE FUNCTION evil.jsonb_build_object(VARIADIC "any") RETURNS jsonb LANGUAGE sql AS 'SELECT ''"evil"''::jsonb';
 CREATE FUNCTION evil.to_jsonb(anyelement) RETURNS jsonb LANGUAGE sql AS 'SELECT ''"evil"''::jsonb';
 CREATE FUNCTION evil.eq(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT false';
 CREATE OPERATOR evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.eq);
