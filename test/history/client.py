@@ -1,0 +1,513 @@
+"""Clients that hold copies, and the comparison of every copy with the truth."""
+
+import json
+
+import psycopg2
+
+from engine import oracle
+from pg import Actor, quote
+from world import random_filter
+
+
+class Wrong(Exception):
+    """A client does not hold what it should, or an answer breaks its own rules."""
+
+
+class Sub:
+    """What a client holds of one domain, for one question."""
+
+    def __init__(self, table, question):
+        self.table = table
+        self.filter = question
+        self.copy = {}
+        self.cursor = None          # text of the last cursor, None before the first load
+        self.time = None            # server time of the last up-to-date answer
+        self.paging = False
+        self.keeps_time = False     # knows a time only, and no cursor, once it is up to date
+        self.uses_exclude = False
+        self.own = False
+        self.reset_ok = True        # a reset is what it should expect
+        self.original = self
+        self.plain = True           # since the last up-to-date answer: nothing may come twice
+        self.pages = 0
+
+    def clone(self):
+        other = Sub(self.table, self.filter)
+        other.__dict__.update(self.__dict__)
+        other.copy = dict(self.copy)
+        return other
+
+    def since(self, rnd):
+        if self.keeps_time and not self.paging and self.time is not None:
+            return quote(self.time) + rnd.choice(["", "::timestamptz"])
+        return None if self.cursor is None else quote(self.cursor)
+
+    def __repr__(self):
+        return "%s WHERE %r%s%s%s" % (
+            self.table.name, self.filter, " by time" if self.keeps_time else "",
+            " own" if self.own else "", " exclude" if self.uses_exclude else "")
+
+
+class Keeper:
+    """Applies answers to copies, and compares copies with the truth.  Needs a name and a world."""
+
+    def wrong(self, sub, what):
+        raise Wrong("client %s: %r: %s" % (self.name, sub, what))
+
+    def apply(self, sub, rows, exclude=None, max_rows=None, consume=True, first=False):
+        """One answer of sync.changes.  Gives its closing word."""
+        world = self.world
+        if not rows or rows[-1][0] not in ("up-to-date", "more"):
+            self.wrong(sub, "the answer has no closing row: %r" % rows[-1:])
+        kept = {sub.table.key_of(e) for e in exclude or ()}
+        seen = set()
+        was_reset = False
+        for number, (op, key, data, modified_at, cursor) in enumerate(rows):
+            last = number == len(rows) - 1
+            if last != (op in ("up-to-date", "more")):
+                self.wrong(sub, "a closing row that is not the last one")
+            if last != (cursor is not None):
+                self.wrong(sub, "a cursor in a %s row: %r" % (op, cursor))
+            if op == "reset":
+                if number != 0 or first:
+                    self.wrong(sub, "a reset where none can be: row %d of %r" % (number, rows[0]))
+                if not sub.reset_ok and not sub.original.reset_ok and not sub.keeps_time:
+                    self.wrong(sub, "a reset without a reason: %r" % (data,))
+                was_reset = True
+                world.count("resets")
+                sub.copy = {k: d for k, d in sub.copy.items() if k in kept}
+            elif op in ("upsert", "remove"):
+                name = sub.table.key_of(key)
+                if name in seen:
+                    self.wrong(sub, "%s twice in one answer: %r" % (name, rows))
+                seen.add(name)
+                if op == "upsert":
+                    if sub.table.key_of(data) != name:
+                        self.wrong(sub, "the key %s comes with %r" % (name, data))
+                    if sub.copy.get(name) == data:
+                        world.count("upserts of what was held")
+                        if sub.plain and max_rows is None and not was_reset and not first:
+                            self.wrong(sub, "%s again, though nothing changed" % name)
+                    sub.copy[name] = data
+                    world.count("upserts")
+                else:
+                    if first and name not in kept:
+                        self.wrong(sub, "a first load removes %s" % name)
+                    sub.copy.pop(name, None)
+                    world.count("removes")
+        if max_rows is not None and len(seen) > max_rows:
+            self.wrong(sub, "%d rows in a page of %d" % (len(seen), max_rows))
+        op, _, _, modified_at, cursor = rows[-1]
+        if was_reset and consume:
+            sub.reset_ok = False
+        if op == "more":
+            if max_rows is None:
+                self.wrong(sub, "more, though nobody asked for pages")
+            if modified_at is not None:
+                self.wrong(sub, "more has a time")
+            if cursor == sub.cursor and not seen:
+                self.wrong(sub, "a page that gets nowhere")
+            sub.pages += 1
+            if sub.pages > 5000:
+                self.wrong(sub, "paging without end")
+            world.count("pages")
+        else:
+            if modified_at is None:
+                self.wrong(sub, "up-to-date has no time")
+            sub.pages = 0
+            world.count("up-to-date")
+            if seen and not was_reset and not first and sub.cursor is not None:
+                world.count("deltas")
+        sub.paging = op == "more"
+        sub.cursor, sub.time = cursor, modified_at
+        sub.plain = (op == "up-to-date" and not sub.keeps_time and not sub.uses_exclude
+                     and not sub.own)
+        return op
+
+    def compare(self, sub, truth):
+        """The heart of it: the copy is what the filter selects under the answer's snapshot."""
+        should = {sub.table.key_of(data): data for data in truth}
+        self.world.count("comparisons")
+        self.world.count("rows compared", len(should))
+        if should == sub.copy:
+            return
+        lines = []
+        for key in sorted(set(should) | set(sub.copy)):
+            if should.get(key) != sub.copy.get(key):
+                lines.append("  %s: holds %s, should hold %s" % (
+                    key, json.dumps(sub.copy.get(key), sort_keys=True),
+                    json.dumps(should.get(key), sort_keys=True)))
+        self.wrong(sub, "the copy differs at up-to-date\n" + "\n".join(lines))
+
+
+class Client(Keeper, Actor):
+    def __init__(self, scheduler, world, name):
+        super().__init__(scheduler, name)
+        self.world = world
+        self.busy = None
+        self.subs = []
+        tables = self.rnd.sample(world.tables, min(len(world.tables), self.rnd.choice([1, 2, 3])))
+        for table in tables:
+            sub = Sub(table, random_filter(self.rnd, table))
+            sub.keeps_time = world.allows("time") and self.rnd.random() < 0.15
+            sub.uses_exclude = world.allows("exclude") and self.rnd.random() < 0.2
+            sub.own = (world.allows("own") and table.source is None and table.deleted_at is None
+                       and self.rnd.random() < 0.35)
+            self.subs.append(sub)
+        self.page_size = self.rnd.choice([None, 1, 2, 3, 7, 50]) if world.allows("page") else None
+        self.finishing = False
+
+    def own_tables(self):
+        return [sub.table for sub in self.subs if sub.own]
+
+    # the client's own writes
+
+    def apply_own(self, effects):
+        for table, kind, key, data in effects:
+            for sub in self.subs:
+                if sub.table is not table or not sub.own:
+                    continue
+                name = None if key is None else json.dumps(key, sort_keys=True)
+                if kind == "put":
+                    held = data
+                elif kind == "gone":
+                    sub.copy.pop(name, None)
+                    continue
+                else:
+                    held = sub.copy.get(name)
+                    if held is None:
+                        continue
+                    held = dict(held, **data)
+                    if kind == "move":
+                        del sub.copy[name]
+                if sub.filter.holds(held):
+                    sub.copy[table.key_of(held)] = held
+                else:
+                    sub.copy.pop(table.key_of(held), None)
+
+    # what a client does
+
+    def excluded(self, sub):
+        if not sub.uses_exclude or self.rnd.random() < 0.2:
+            return None
+        held = sorted(sub.copy.items())
+        chosen = [data for _, data in held if self.rnd.random() < 0.6]
+        return [dict({c: data[c] for c in sub.table.key}, modified_at=data["modified_at"])
+                for data in chosen]
+
+    def next(self):
+        if self.world.stopping:
+            return None if self.finishing else self.finish()
+        kind = self.rnd.random()
+        sub = self.rnd.choice(self.subs)
+        if kind < 0.10:
+            return self.wait()
+        if kind < 0.22:
+            return self.transaction(sub)
+        if kind < 0.32:
+            return self.transaction(sub, writes=True)
+        if kind < 0.40 and self.world.allows("old snapshot"):
+            return self.old_snapshot(sub)
+        if kind < 0.44:
+            return self.other_question(sub)
+        if kind < 0.47 and hasattr(self.world.engine, "bootstrap"):
+            return self.bootstrap(sub)
+        if kind < 0.62 and self.world.allows("pull"):
+            return self.pull()
+        return self.statement(sub)
+
+    def wait(self):
+        for _ in range(self.rnd.randrange(10)):
+            yield None
+
+    def free(self):
+        while self.busy not in (None, self):
+            yield None
+        self.busy = self
+
+    def release(self):
+        if self.busy is self:
+            self.busy = None
+
+    def limit(self):
+        return None if self.page_size is None or self.rnd.random() < 0.2 else self.page_size
+
+    def step(self, sub, consume=True):
+        """One call, compared when it says up-to-date."""
+        first = sub.cursor is None
+        exclude = self.excluded(sub)
+        # A page size is kept while a delivery is under way, as is the lack of one.
+        max_rows = self.limit()
+        rows, truth = yield from self.world.engine.fetch(
+            sub, sub.since(self.rnd), client=self.name if sub.own else None, exclude=exclude,
+            max_rows=max_rows)
+        op = self.apply(sub, rows, exclude, max_rows, consume, first)
+        if op == "up-to-date":
+            self.compare(sub, truth)
+        return op
+
+    def expected(self, error):
+        """Errors of a reader with a fresh snapshot: only what concurrent DDL can do."""
+        if error.pgcode in ("40P01",):
+            self.world.count("reader deadlocks")
+            return
+        raise Wrong("client %s: error %s in an answer: %s" % (
+            self.name, error.pgcode, error.pgerror))
+
+    def statement(self, sub):
+        """Single statements, page by page, with the others in between."""
+        for _ in range(self.rnd.choice([1, 2, 4, 50])):
+            yield from self.free()
+            try:
+                op = yield from self.step(sub)
+            except psycopg2.Error as error:
+                self.expected(error)
+                return
+            finally:
+                self.release()
+            if op == "up-to-date":
+                return
+            for _ in range(self.rnd.choice([0, 0, 1, 3])):
+                yield None
+
+    def pull(self):
+        """All subscriptions with sync.pull, in one snapshot."""
+        yield from self.free()
+        try:
+            own = any(sub.own for sub in self.subs) and all(sub.own for sub in self.subs)
+            if any(sub.own for sub in self.subs) and not own:
+                return
+            request, asked = {}, []
+            for sub in self.subs:
+                body = {}
+                if sub.keeps_time and not sub.paging and sub.time is not None:
+                    body["since"] = sub.time
+                elif sub.cursor is not None:
+                    body["since"] = sub.cursor
+                if sub.filter.sql is not None:
+                    body["filter"] = sub.filter.sql
+                    body["params"] = sub.filter.params
+                exclude, max_rows = self.excluded(sub), self.limit()
+                if exclude is not None:
+                    body["exclude"] = exclude
+                if max_rows is not None:
+                    body["max_rows"] = max_rows
+                request[sub.table.domain] = body
+                asked.append((sub, exclude, max_rows, sub.cursor is None))
+            whole = {"domains": request}
+            if own:
+                whole["client"] = self.name
+            sql = "SELECT 'answer', sync.pull(%s::jsonb)" % quote(json.dumps(whole))
+            for sub in self.subs:
+                sql += " UNION ALL SELECT %s, o.* FROM (%s) o" % (
+                    quote(sub.table.domain), oracle(sub))
+            try:
+                rows = yield sql
+            except psycopg2.Error as error:
+                self.expected(error)
+                return
+            answer = [r[1] for r in rows if r[0] == "answer"][0]
+            if set(answer["domains"]) != set(request):
+                raise Wrong("client %s: sync.pull answers %r" % (self.name, list(answer["domains"])))
+            self.world.count("pulls of several domains" if len(request) > 1 else "pulls of one")
+            for sub, exclude, max_rows, first in asked:
+                part = answer["domains"][sub.table.domain]
+                state = part["state"]
+                changes = []
+                if part.get("reset"):
+                    changes.append(("reset", None, part.get("reset"), None, None))
+                changes += [("upsert", {c: d[c] for c in sub.table.key}, d, None, None)
+                            for d in part.get("upsert", [])]
+                changes += [("remove", k, None, None, None) for k in part.get("remove", [])]
+                changes.append((state, None, None,
+                                answer["time"] if state == "up-to-date" else None, part["cursor"]))
+                if self.apply(sub, changes, exclude, max_rows, True, first) == "up-to-date":
+                    self.compare(sub, [r[1] for r in rows if r[0] == sub.table.domain])
+        finally:
+            self.release()
+
+    def lock(self, sub):
+        """DDL and TRUNCATE are not MVCC-safe: a reader with a snapshot of its own keeps them out
+        before it takes that snapshot."""
+        return "LOCK TABLE %s IN ACCESS SHARE MODE" % ", ".join(sub.table.locks)
+
+    def transaction(self, sub, writes=False):
+        """A REPEATABLE READ transaction: the pages and the truth from one snapshot.  With writes
+        it changes rows itself, and holds the answer only if it commits."""
+        yield from self.free()
+        trial = sub.clone()
+        try:
+            resets = self.world.resets
+            try:
+                yield "BEGIN ISOLATION LEVEL REPEATABLE READ"
+                yield self.lock(sub)
+                if writes:
+                    writer = self.world.writer
+                    writer.rnd = self.rnd
+                    if self.rnd.random() < 0.5:
+                        yield "SELECT 1"
+                        for _ in range(self.rnd.choice([1, 4, 8])):
+                            yield None
+                    for _ in range(self.rnd.choice([1, 2])):
+                        try:
+                            yield "SAVEPOINT w"
+                            yield writer.operation(self.rnd.choice([sub.table, writer.pick()]))
+                            yield "RELEASE w"
+                        except psycopg2.Error as error:
+                            writer.check(error)
+                            if error.pgcode in ("40001", "40P01"):
+                                yield "ROLLBACK"
+                                return
+                            yield "ROLLBACK TO w"
+                    trial.plain = False
+                    # A snapshot still shows a row that others deleted meanwhile, and beside it
+                    # the one that this transaction put in its place.
+                    key = ", ".join(sub.table.key)
+                    twice = yield "SELECT 1 FROM %s GROUP BY %s HAVING count(*) > 1" % (
+                        sub.table.name, key)
+                    if twice:
+                        yield "ROLLBACK"
+                        return
+                for page in range(200):
+                    if not (writes or self.rnd.random() < 0.8):
+                        for _ in range(self.rnd.randrange(4)):
+                            yield None
+                    first = trial.cursor is None
+                    exclude, max_rows = self.excluded(trial), self.limit()
+                    if page == 199:
+                        max_rows = None
+                    rows, truth = yield from self.world.engine.fetch(
+                        trial, trial.since(self.rnd),
+                        client=self.name if sub.own and not writes else None,
+                        exclude=exclude, max_rows=max_rows, check=writes or page % 2 == 0)
+                    op = self.apply(trial, rows, exclude, max_rows, True, first)
+                    if op == "up-to-date":
+                        break
+                if truth is None:
+                    truth = [r[0] for r in (yield oracle(trial))]
+                # A partition attached meanwhile shows in the truth, not in the snapshot.
+                if self.world.resets == resets:
+                    self.compare(trial, truth)
+                elif sub.table.name == "part":
+                    yield "ROLLBACK"
+                    return
+                if writes and self.rnd.random() < 0.4:
+                    yield "ROLLBACK"
+                    self.world.count("pulled and rolled back")
+                    return
+                yield "COMMIT"
+            except psycopg2.Error as error:
+                if writes and error.pgcode in ("40001", "40P01", "23503"):
+                    self.world.count("error " + error.pgcode)
+                else:
+                    self.expected(error)
+                yield "ROLLBACK"
+                return
+            # own effects cannot have come in between: they wait while this client is busy
+            trial.reset_ok |= sub.reset_ok and self.world.resets != resets
+            sub.__dict__.update(trial.__dict__)
+            if writes:
+                sub.plain = False
+                self.world.count("pulled in a writing transaction")
+            else:
+                self.world.count("pulled in a transaction")
+        finally:
+            self.release()
+
+    def old_snapshot(self, sub):
+        """A snapshot that may be older than what the client has seen: an error that says retry, or
+        the truth of that snapshot."""
+        try:
+            resets = self.world.resets
+            yield "BEGIN ISOLATION LEVEL REPEATABLE READ"
+            yield self.lock(sub)
+            yield "SELECT 1"
+            for _ in range(self.rnd.choice([2, 10, 30])):
+                yield None
+                # somebody else reads for the same client meanwhile
+            others = [s for c in self.world.clients for s in c.subs if s.table is sub.table]
+            trial = self.rnd.choice(others).clone()
+            trial.reset_ok, trial.own, trial.plain = True, False, False
+            trial.keeps_time = False
+            if trial.cursor is None:
+                yield "COMMIT"
+                return
+            for page in range(200):
+                max_rows = self.limit() if page < 199 else None
+                rows, truth = yield from self.world.engine.fetch(
+                    trial, trial.since(self.rnd), max_rows=max_rows)
+                op = self.apply(trial, rows, None, max_rows, False)
+                if op == "up-to-date":
+                    break
+            if self.world.resets == resets:
+                # Own writes in its copy that the snapshot does not contain are not the answer's.
+                if not any(s.own for s in others):
+                    self.compare(trial, truth)
+                self.world.count("answers from an old snapshot")
+            yield "COMMIT"
+        except psycopg2.Error as error:
+            if error.pgcode == "40001":
+                self.world.count("an old snapshot refused")
+            else:
+                self.expected(error)
+            yield "ROLLBACK"
+
+    def other_question(self, sub):
+        """The cursor of one question, used for another."""
+        yield from self.free()
+        try:
+            sub.filter = random_filter(self.rnd, sub.table)
+            sub.reset_ok, sub.plain = True, False
+            self.world.count("other questions")
+            if sub.keeps_time or not self.world.allows("other question"):
+                # A time is bound to no question: who asks another one begins again.
+                sub.cursor = sub.time = None
+                sub.copy, sub.paging = {}, False
+            try:
+                yield from self.step(sub)
+            except psycopg2.Error as error:
+                self.expected(error)
+        finally:
+            self.release()
+
+    def bootstrap(self, sub):
+        """The rows by a plain SELECT, and the cursor from the same snapshot."""
+        yield from self.free()
+        try:
+            try:
+                truth, cursor = yield from self.world.engine.bootstrap(sub)
+            except psycopg2.Error as error:
+                self.expected(error)
+                return
+            sub.copy = {sub.table.key_of(data): data for data in truth}
+            sub.cursor, sub.time, sub.paging = cursor, None, False
+            sub.plain = False
+            self.world.count("began from current_cursor")
+        finally:
+            self.release()
+
+    def finish(self):
+        """All is quiet: the last delta, and after it none."""
+        for sub in self.subs:
+            sub.plain = False
+            for _ in range(5000):
+                try:
+                    op = yield from self.step(sub)
+                except psycopg2.Error as error:
+                    raise Wrong("client %s: %r: error %s in the last answer: %s" % (
+                        self.name, sub, error.pgcode, error.pgerror))
+                if op == "up-to-date":
+                    break
+            else:
+                self.wrong(sub, "paging without end")
+            if sub.keeps_time:
+                continue
+            rows, truth = yield from self.world.engine.fetch(
+                sub, sub.since(self.rnd), client=self.name if sub.own else None)
+            if len(rows) != 1 and not sub.reset_ok:
+                self.wrong(sub, "all is quiet, and yet: %r" % rows[:3])
+            sub.reset_ok = True
+            self.apply(sub, rows)
+            self.compare(sub, truth)
+            self.world.count("quiet comparisons")
+        self.finishing = True

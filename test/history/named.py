@@ -1,0 +1,2 @@
+def run(server, args, tally):
+    pass
