@@ -25,6 +25,9 @@
 #include "utils/acl.h"
 #include "utils/guc.h"
 
+#if PG_VERSION_NUM >= 140000
+#include "utils/wait_event.h"
+#endif
 #if PG_VERSION_NUM >= 150000
 #include "access/xlogrecovery.h"
 #endif

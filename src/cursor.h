@@ -75,6 +75,9 @@ extern bytea *sx_cursor_encode(const SxCursor *cursor);
 /* The text form of a packed cursor, in the current memory context. */
 extern char *sx_cursor_text(bytea *datum);
 
+/* The input function, which other files call for text that they are given. */
+extern Datum sync_ext_cursor_in(PG_FUNCTION_ARGS);
+
 /* Whether the set holds this top-level transaction. */
 extern bool sx_snapshot_has(const SxSnapshot *snapshot, uint64 xid);
 

@@ -490,9 +490,9 @@ rescan(SxLogScan *scan)
 	/* the first transaction alone, where we begin in its midst */
 	xid_key(&keys[n++], scan->nprefix + 1, BTLessStrategyNumber,
 			scan->range.low_seq > 0 ? scan->range.low + 1 : scan->range.high);
-	if (scan->range.low_seq > 0)
-		ScanKeyInit(&keys[n++], scan->nprefix + 2, BTGreaterEqualStrategyNumber,
-					F_INT4GE, Int32GetDatum(scan->range.low_seq));
+	/* a scan always has the number of keys that it began with */
+	ScanKeyInit(&keys[n++], scan->nprefix + 2, BTGreaterEqualStrategyNumber,
+				F_INT4GE, Int32GetDatum(scan->range.low_seq));
 	index_rescan(scan->scan, keys, n, NULL, 0);
 }
 

@@ -1,0 +1,323 @@
+/*-------------------------------------------------------------------------
+ *
+ * pull.c
+ *		Changes of many domains in one snapshot, as JSON.
+ *
+ *	{"client", "user_id", "domains": {"project": {"since", "filter", "params",
+ *	 "exclude", "max_rows"}, ...}}
+ *	-> {"time", "domains": {"project": {"state", "reset", "forget", "upsert",
+ *		"remove", "cursor"}, ...}}
+ *
+ * The function is STABLE, so all domains are read in the snapshot of the
+ * statement that calls it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/datetime.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "sync_ext.h"
+#include "changes.h"
+#include "cursor.h"
+#include "tick.h"
+
+PG_FUNCTION_INFO_V1(sync_ext_pull);
+
+static void
+malformed(const char *path, const char *problem, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("malformed request"),
+			 errdetail("%s %s.", path, problem),
+			 errhint("%s", hint)));
+}
+
+static JsonbValue *
+member(JsonbContainer *object, const char *name)
+{
+	JsonbValue	key;
+	JsonbValue *value;
+
+	key.type = jbvString;
+	key.val.string.val = unconstify(char *, name);
+	key.val.string.len = strlen(name);
+	value = findJsonbValueFromContainer(object, JB_FOBJECT, &key);
+	return value == NULL || value->type == jbvNull ? NULL : value;
+}
+
+/* Every member must be one that we know: a misspelt "filter" is no filter. */
+static void
+check_members(JsonbContainer *object, const char *path,
+			  const char *const *known)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		bool		found = false;
+		StringInfoData list;
+
+		if (token != WJB_KEY)
+			continue;
+		initStringInfo(&list);
+		for (int i = 0; known[i] != NULL; i++)
+		{
+			appendStringInfo(&list, "%s%s", i == 0 ? "" : ", ", known[i]);
+			if (strlen(known[i]) == value.val.string.len &&
+				memcmp(known[i], value.val.string.val,
+					   value.val.string.len) == 0)
+				found = true;
+		}
+		if (!found)
+			malformed(psprintf("%s%s%.*s", path, *path == '\0' ? "" : ".",
+							   value.val.string.len, value.val.string.val),
+					  "is not known",
+					  psprintf("Known members are: %s.", list.data));
+	}
+}
+
+static char *
+string_member(JsonbContainer *object, const char *path, const char *name)
+{
+	JsonbValue *value = member(object, name);
+
+	if (value == NULL)
+		return NULL;
+	if (value->type != jbvString)
+		malformed(psprintf("%s%s%s", path, *path == '\0' ? "" : ".", name),
+				  "is not a string", "Give a string, or null.");
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+/* "params": strings as they are, other scalars by their text. */
+static ArrayType *
+params_member(JsonbContainer *object, const char *path)
+{
+	JsonbValue *value = member(object, "params");
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	element;
+	Datum	   *texts;
+	bool	   *nulls;
+	int			n = 0;
+	int			dims[1];
+	int			lower[1] = {1};
+
+	if (value == NULL)
+		return NULL;
+	if (value->type != jbvBinary ||
+		!JsonContainerIsArray(value->val.binary.data) ||
+		JsonContainerIsScalar(value->val.binary.data))
+		malformed(psprintf("%s.params", path), "is not an array",
+				  "Give one value for each of $1, $2, and so on.");
+	texts = palloc(sizeof(Datum) * (JsonContainerSize(value->val.binary.data) + 1));
+	nulls = palloc(sizeof(bool) * (JsonContainerSize(value->val.binary.data) + 1));
+	iterator = JsonbIteratorInit(value->val.binary.data);
+	while ((token = JsonbIteratorNext(&iterator, &element, true)) != WJB_DONE)
+	{
+		char	   *text = NULL;
+		Jsonb	   *json;
+
+		if (token != WJB_ELEM)
+			continue;
+		if (element.type == jbvString)
+			text = pnstrdup(element.val.string.val, element.val.string.len);
+		else if (element.type != jbvNull)
+		{
+			json = JsonbValueToJsonb(&element);
+			text = JsonbToCString(NULL, &json->root, VARSIZE(json));
+		}
+		nulls[n] = text == NULL;
+		texts[n] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+		n++;
+	}
+	dims[0] = n;
+	if (n == 0)
+		return construct_empty_array(TEXTOID);
+	return construct_md_array(texts, nulls, 1, dims, lower, TEXTOID, -1, false,
+							  TYPALIGN_INT);
+}
+
+static int
+max_rows_member(JsonbContainer *object, const char *path)
+{
+	JsonbValue *value = member(object, "max_rows");
+	char	   *text;
+	int			max_rows = 0;
+
+	if (value == NULL)
+		return 0;
+	if (value->type == jbvNumeric)
+	{
+		text = DatumGetCString(DirectFunctionCall1(numeric_out,
+												   NumericGetDatum(value->val.numeric)));
+		if (strspn(text, "0123456789") == strlen(text) && strlen(text) < 10)
+			max_rows = atoi(text);
+	}
+	if (max_rows < 1)
+		malformed(psprintf("%s.max_rows", path), "is not a whole number of at least 1",
+				  "Leave it out to get everything at once.");
+	return max_rows;
+}
+
+/* ---- one domain ---- */
+
+typedef struct Answer
+{
+	StringInfo	upserts;
+	StringInfo	removes;
+	bool		reset;
+	SxChangeKind state;
+	char	   *cursor;
+	MemoryContext context;
+} Answer;
+
+static void
+append_json(StringInfo list, Jsonb *json)
+{
+	if (list->len > 0)
+		appendStringInfoString(list, ", ");
+	(void) JsonbToCString(list, &json->root, VARSIZE(json));
+}
+
+static void
+take_change(void *arg, const SxChange *change)
+{
+	Answer	   *answer = arg;
+
+	switch (change->kind)
+	{
+		case SX_CHANGE_RESET:
+			answer->reset = true;
+			break;
+		case SX_CHANGE_UPSERT:
+			append_json(answer->upserts, change->data);
+			break;
+		case SX_CHANGE_REMOVE:
+			append_json(answer->removes, change->key);
+			break;
+		case SX_CHANGE_MORE:
+		case SX_CHANGE_UP_TO_DATE:
+			{
+				MemoryContext old = MemoryContextSwitchTo(answer->context);
+
+				answer->state = change->kind;
+				answer->cursor = sx_cursor_text(change->cursor);
+				MemoryContextSwitchTo(old);
+			}
+			break;
+	}
+}
+
+static void
+pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
+			const char *client, const char *user_id)
+{
+	static const char *const known[] = {
+		"since", "filter", "params", "exclude", "max_rows", NULL
+	};
+	char	   *path = psprintf("domains.%s", domain);
+	SxRequest	request = {0};
+	Answer		answer = {0};
+	JsonbValue *exclude = member(object, "exclude");
+	char	   *since = string_member(object, path, "since");
+
+	check_members(object, path, known);
+	request.domain = domain;
+	if (since != NULL)
+		request.since = DatumGetByteaPP(
+			DirectFunctionCall1(sync_ext_cursor_in, CStringGetDatum(since)));
+	request.filter = string_member(object, path, "filter");
+	request.params = params_member(object, path);
+	request.max_rows = max_rows_member(object, path);
+	request.client = client;
+	request.user_id = user_id;
+	if (exclude != NULL)
+		request.exclude = JsonbValueToJsonb(exclude);
+
+	answer.upserts = makeStringInfo();
+	answer.removes = makeStringInfo();
+	answer.context = CurrentMemoryContext;
+	sx_changes_read(&request, take_change, &answer);
+
+	escape_json(out, domain);
+	appendStringInfo(out, ": {\"state\": \"%s\", ", sx_change_name(answer.state));
+	if (answer.reset)
+		appendStringInfoString(out, "\"reset\": true, ");
+	appendStringInfo(out,
+					 "\"forget\": [], \"upsert\": [%s], \"remove\": [%s], \"cursor\": \"%s\"}",
+					 answer.upserts->data, answer.removes->data, answer.cursor);
+	pfree(answer.upserts->data);
+	pfree(answer.removes->data);
+}
+
+Datum
+sync_ext_pull(PG_FUNCTION_ARGS)
+{
+	static const char *const known[] = {"client", "user_id", "domains", NULL};
+	Jsonb	   *request = PG_GETARG_JSONB_P(0);
+	JsonbValue *domains;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	StringInfoData out;
+	TimestampTz at;
+	char	   *client;
+	char	   *user_id;
+	char	   *domain = NULL;
+	int			n = 0;
+
+	if (!JB_ROOT_IS_OBJECT(request))
+		malformed("the request", "is not an object",
+				  "Give {\"domains\": {...}}.");
+	check_members(&request->root, "", known);
+	client = string_member(&request->root, "", "client");
+	user_id = string_member(&request->root, "", "user_id");
+	domains = member(&request->root, "domains");
+	if (domains == NULL || domains->type != jbvBinary ||
+		!JsonContainerIsObject(domains->val.binary.data))
+		malformed("domains", "is not an object",
+				  "Give {\"domains\": {\"name\": {\"since\": ...}}}.");
+
+	initStringInfo(&out);
+	appendStringInfoString(&out, "{\"time\": ");
+	if (sx_tick_newest(GetActiveSnapshot(), &at))
+	{
+		char		buffer[MAXDATELEN + 1];
+
+		JsonEncodeDateTime(buffer, TimestampTzGetDatum(at), TIMESTAMPTZOID, NULL);
+		escape_json(&out, buffer);
+	}
+	else
+		appendStringInfoString(&out, "null");
+	appendStringInfoString(&out, ", \"domains\": {");
+
+	iterator = JsonbIteratorInit(domains->val.binary.data);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			domain = pnstrdup(value.val.string.val, value.val.string.len);
+		if (token != WJB_VALUE)
+			continue;
+		if (value.type != jbvBinary ||
+			!JsonContainerIsObject(value.val.binary.data))
+			malformed(psprintf("domains.%s", domain), "is not an object",
+					  "Give {\"since\": ...}, or {} to load it.");
+		appendStringInfoString(&out, n++ == 0 ? "" : ", ");
+		pull_domain(&out, domain, value.val.binary.data, client, user_id);
+	}
+	appendStringInfoString(&out, "}}");
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(out.data)));
+}
