@@ -953,16 +953,19 @@ check_history(SxCursor *cursor)
 
 /* Whether a reset marker is new to this set. */
 static bool
-has_new_marker(Reading *reading, const SxSnapshot *seen, uint64 newest_marker)
+has_new_marker(Reading *reading, const SxSnapshot *seen)
 {
 	Oid			root = reading->table->root;
+	uint64		newest = sx_logscan_newest_marker(root, reading->snapshot,
+												  reading->now,
+												  sx_snapshot_xmin(seen));
 
 	if (reading->own != 0 &&
 		sx_logscan_has_marker(root, reading->snapshot, reading->own))
 		return true;
-	if (newest_marker == 0)
+	if (newest == 0)
 		return false;
-	if (newest_marker >= seen->xmax)
+	if (newest >= seen->xmax)
 		return true;
 	for (int i = 0; i < seen->nxip; i++)
 		if (sx_snapshot_has(reading->now, seen->xip[i]) &&
@@ -973,8 +976,7 @@ has_new_marker(Reading *reading, const SxSnapshot *seen, uint64 newest_marker)
 
 /* Whether the log and the history reach back to the cursor; else why not. */
 static const Reset *
-check_cursor(Reading *reading, SxCursor *cursor, uint64 pruned_below,
-			 uint64 newest_marker)
+check_cursor(Reading *reading, SxCursor *cursor, uint64 pruned_below)
 {
 	const Reset *reset = NULL;
 	bool		loading = cursor->position.kind == SX_POSITION_LOAD;
@@ -1002,7 +1004,7 @@ check_cursor(Reading *reading, SxCursor *cursor, uint64 pruned_below,
 		check_snapshot(reading, &cursor->target);
 	if (sx_snapshot_xmin(base) < pruned_below)
 		return &pruned;
-	if (has_new_marker(reading, base, newest_marker))
+	if (has_new_marker(reading, base))
 		return &marker;
 	return NULL;
 }
@@ -1115,40 +1117,53 @@ tell_load(Reading *reading, const SxCursor *cursor)
 		tell_changes(reading, target, NULL, NULL);
 }
 
+/*
+ * The tight snapshot of S for this table: it ends at the newest transaction
+ * that logged a change or left a marker, and never before "low", up to which
+ * somebody has looked already.
+ */
 static void
-answer(Reading *reading, SxCursor *cursor)
+tighten(Reading *reading, uint64 low)
 {
-	uint64		pruned_below = sx_logscan_pruned_below(reading->table->root,
-													   reading->snapshot);
-	uint64		newest_marker = sx_logscan_newest_marker(reading->table->root,
+	SxTable    *table = reading->table;
+	uint64		newest = sx_logscan_newest(table->log, table->log_by_xid,
+										   reading->snapshot, reading->now,
+										   low);
+	uint64		newest_marker = sx_logscan_newest_marker(table->root,
 														 reading->snapshot,
-														 reading->now);
-	uint64		newest = sx_logscan_newest(reading->table->log,
-										   reading->table->log_by_xid,
-										   reading->snapshot, reading->now);
-	uint64		xmax = Max(Max(newest, newest_marker) + 1, pruned_below);
-	const Reset *reset = NULL;
+														 reading->now, low);
 
 	if (newest != 0)
 		note_xid(reading, newest);
 	if (newest_marker != 0)
 		note_xid(reading, newest_marker);
+	reading->tight = sx_snapshot_below(reading->now,
+									   Max(Max(newest, newest_marker) + 1, low));
+}
+
+static void
+answer(Reading *reading, SxCursor *cursor)
+{
+	uint64		pruned_below = sx_logscan_pruned_below(reading->table->root,
+													   reading->snapshot);
+	const Reset *reset = NULL;
+	uint64		low;
 
 	if (cursor != NULL)
-		reset = check_cursor(reading, cursor, pruned_below, newest_marker);
+		reset = check_cursor(reading, cursor, pruned_below);
 	if (cursor == NULL || reset != NULL)
 	{
-		reading->tight = sx_snapshot_below(reading->now, xmax);
+		tighten(reading, pruned_below);
 		if (reset != NULL)
 			tell_reset(reading, reset);
 		tell_load(reading, NULL);
 		return;
 	}
 
-	xmax = Max(xmax, cursor->seen.xmax);
+	low = Max(cursor->seen.xmax, pruned_below);
 	if (cursor->has_target)
-		xmax = Max(xmax, cursor->target.xmax);
-	reading->tight = sx_snapshot_below(reading->now, xmax);
+		low = Max(low, cursor->target.xmax);
+	tighten(reading, low);
 	if (cursor->position.kind == SX_POSITION_LOAD)
 		tell_load(reading, cursor);
 	else if (!cursor->has_target && reading->own == 0 &&

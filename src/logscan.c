@@ -109,14 +109,16 @@ index_xid(IndexScanDesc scan, AttrNumber attnum)
 
 /*
  * The newest transaction of an index with a visible entry, below a prefix of
- * at most one oid; what still runs is stepped over.
+ * at most one oid, and not older than "low"; what still runs is stepped over.
+ * The bound is what keeps a poll cheap: without it btree looks at every entry
+ * of the last page.
  */
 static uint64
 newest_in_index(Relation heap, Relation index, Snapshot snapshot,
-				const SxSnapshot *now, Oid prefix)
+				const SxSnapshot *now, Oid prefix, uint64 low)
 {
 	TupleTableSlot *slot = table_slot_create(heap, NULL);
-	ScanKeyData keys[2];
+	ScanKeyData keys[3];
 	int			nprefix = 0;
 	uint64		below = now->xmax;
 	uint64		newest = 0;
@@ -125,15 +127,16 @@ newest_in_index(Relation heap, Relation index, Snapshot snapshot,
 	if (OidIsValid(prefix))
 		ScanKeyInit(&keys[nprefix++], 1, BTEqualStrategyNumber, F_OIDEQ,
 					ObjectIdGetDatum(prefix));
-	scan = sx_index_beginscan(heap, index, snapshot, nprefix + 1);
+	scan = sx_index_beginscan(heap, index, snapshot, nprefix + 2);
 	scan->xs_want_itup = true;
 
 	for (;;)
 	{
 		bool		again = false;
 
-		xid_key(&keys[nprefix], nprefix + 1, BTLessStrategyNumber, below);
-		index_rescan(scan, keys, nprefix + 1, NULL, 0);
+		xid_key(&keys[nprefix], nprefix + 1, BTGreaterEqualStrategyNumber, low);
+		xid_key(&keys[nprefix + 1], nprefix + 1, BTLessStrategyNumber, below);
+		index_rescan(scan, keys, nprefix + 2, NULL, 0);
 		while (index_getnext_tid(scan, BackwardScanDirection) != NULL)
 		{
 			uint64		xid = index_xid(scan, nprefix + 1);
@@ -162,12 +165,12 @@ newest_in_index(Relation heap, Relation index, Snapshot snapshot,
 
 uint64
 sx_logscan_newest(Oid heap_oid, Oid index_oid, Snapshot snapshot,
-				  const SxSnapshot *now)
+				  const SxSnapshot *now, uint64 low)
 {
 	Relation	heap = table_open(heap_oid, AccessShareLock);
 	Relation	index = index_open(index_oid, AccessShareLock);
 	uint64		newest = newest_in_index(heap, index, snapshot, now,
-										 InvalidOid);
+										 InvalidOid, low);
 
 	index_close(index, NoLock);
 	table_close(heap, NoLock);
@@ -209,21 +212,24 @@ sx_logscan_newest_of_all(Snapshot snapshot, const SxSnapshot *now)
 		if (!table->tracked)
 			continue;
 		newest = Max(newest, sx_logscan_newest(table->log, table->log_by_xid,
-											   snapshot, now));
-		newest = Max(newest, sx_logscan_newest_marker(root, snapshot, now));
+											   snapshot, now, newest));
+		newest = Max(newest, sx_logscan_newest_marker(root, snapshot, now,
+													  newest));
 		newest = Max(newest, sx_logscan_pruned_below(root, snapshot));
 	}
 	return newest;
 }
 
 uint64
-sx_logscan_newest_marker(Oid root, Snapshot snapshot, const SxSnapshot *now)
+sx_logscan_newest_marker(Oid root, Snapshot snapshot, const SxSnapshot *now,
+						 uint64 low)
 {
 	const SxCatalog *catalog = sx_catalog_get();
 	Oid			index_oid = catalog->reset_marker_by_rel;
 	Relation	heap = table_open(catalog->reset_marker, AccessShareLock);
 	Relation	index = index_open(index_oid, AccessShareLock);
-	uint64		newest = newest_in_index(heap, index, snapshot, now, root);
+	uint64		newest = newest_in_index(heap, index, snapshot, now, root,
+										 low);
 
 	index_close(index, NoLock);
 	table_close(heap, NoLock);

@@ -61,9 +61,12 @@ extern bool sx_logscan_passes(SxLogScan *scan, TupleTableSlot *row);
 /* A slot for such a row. */
 extern TupleTableSlot *sx_logscan_row(SxLogScan *scan);
 
-/* The newest logged transaction that the snapshot sees finished, or 0. */
+/*
+ * The newest logged transaction that the snapshot sees finished, or 0 where
+ * there is none from "low" on.
+ */
 extern uint64 sx_logscan_newest(Oid heap, Oid index, Snapshot snapshot,
-								const SxSnapshot *now);
+								const SxSnapshot *now, uint64 low);
 
 /* The same over the logs and markers of all tables. */
 extern uint64 sx_logscan_newest_of_all(Snapshot snapshot,
@@ -71,7 +74,7 @@ extern uint64 sx_logscan_newest_of_all(Snapshot snapshot,
 
 /* The same for the reset markers of a table. */
 extern uint64 sx_logscan_newest_marker(Oid root, Snapshot snapshot,
-									   const SxSnapshot *now);
+									   const SxSnapshot *now, uint64 low);
 
 /* Whether this transaction left a marker for the table, visible to S. */
 extern bool sx_logscan_has_marker(Oid root, Snapshot snapshot, uint64 xid);

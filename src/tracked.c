@@ -28,6 +28,7 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "common/hashfn.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -530,8 +531,40 @@ sx_tracked_get(Oid relid)
 	return table;
 }
 
-SxTable *
-sx_tracked_by_domain(const char *domain)
+/*
+ * Where a domain was found before: a guess, which the entry confirms, since
+ * whatever changes a domain invalidates the entry of its table.
+ */
+typedef struct DomainGuess
+{
+	uint64		hash;			/* hash key */
+	Oid			relid;
+} DomainGuess;
+
+static HTAB *guesses = NULL;
+
+static DomainGuess *
+domain_guess(const char *domain, bool make)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) domain,
+										   strlen(domain), 0);
+
+	if (guesses == NULL)
+	{
+		HASHCTL		control;
+
+		memset(&control, 0, sizeof(control));
+		control.keysize = sizeof(uint64);
+		control.entrysize = sizeof(DomainGuess);
+		control.hcxt = CacheMemoryContext;
+		guesses = hash_create("sync_ext domains", 32, &control,
+							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	return hash_search(guesses, &hash, make ? HASH_ENTER : HASH_FIND, NULL);
+}
+
+static SxTable *
+find_domain(const char *domain)
 {
 	const SxCatalog *catalog = sx_catalog_get();
 	Relation	rel = table_open(catalog->tracked, AccessShareLock);
@@ -553,7 +586,24 @@ sx_tracked_by_domain(const char *domain)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("sync domain \"%s\" does not exist", domain),
 				 errhint("sync.track() makes a table a domain; sync.tracked lists them.")));
+	domain_guess(domain, true)->relid = relid;
 	return table;
+}
+
+SxTable *
+sx_tracked_by_domain(const char *domain)
+{
+	DomainGuess *guess = domain_guess(domain, false);
+
+	if (guess != NULL)
+	{
+		SxTable    *table = hash_search(tables, &guess->relid, HASH_FIND, NULL);
+
+		if (table != NULL && table->valid && table->tracked &&
+			strcmp(table->domain, domain) == 0)
+			return table;
+	}
+	return find_domain(domain);
 }
 
 /* ---- comparing rows ---- */
