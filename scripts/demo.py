@@ -66,13 +66,13 @@ def chapter(title, *lines):
     print("\n" + paint(f"━━ {title} " + "━" * max(0, 74 - len(title)), 1))
     for line in lines:
         print("   " + line)
-    pause(0.4 + 1.1 * len(lines))
+    pause(0.3 + 0.9 * len(lines))
 
 
 def tell(actor, colour, text):
     for n, line in enumerate(str(text).strip().splitlines()):
         print(paint(f"{actor if n == 0 else '':>{WIDTH}}", colour) + " │ " + line, flush=True)
-    pause(0.5)
+    pause(0.3)
 
 
 def claim(true, text, *evidence):
