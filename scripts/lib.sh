@@ -253,16 +253,29 @@ cleanup() {
 
 make_ext() { as_user make --no-print-directory PG_CONFIG="$bindir/pg_config" "$@"; }
 
-# Compile the copy and install it below $stage, where the servers find it by
-# Debian's setting extension_destdir.  Prints only what is worth reading.
+# The settings by which a server finds what is installed below $stage: Debian's
+# own, or what PostgreSQL has had since version 18.
+staged_settings() {
+  local known
+  known=$(as_user "$bindir/postgres" --describe-config | cut -f1)
+  if grep -qx extension_destdir <<<"$known"; then
+    echo "extension_destdir = '$stage'"
+  elif grep -qx extension_control_path <<<"$known"; then
+    echo "extension_control_path = '$stage$("$bindir/pg_config" --sharedir):\$system'"
+    echo "dynamic_library_path = '$stage$("$bindir/pg_config" --pkglibdir):\$libdir'"
+  else
+    return 1
+  fi
+}
+
+# Compile the copy and install it below $stage.  Prints only what is worth
+# reading.
 build() {
   local log=$work/build.log
 
-  if ! as_user "$bindir/postgres" --describe-config | grep '^extension_destdir' >/dev/null; then
-    fail "this PostgreSQL $pg_major has no setting extension_destdir (Debian's and Ubuntu's packages have it)" \
-      "Without it the extension would have to be installed into the system for a trial." \
+  staged_settings >/dev/null ||
+    fail "this PostgreSQL $pg_major can only load an extension that is installed into the system (Debian's can)" \
       "To do that: make && make install && make installcheck"
-  fi
   say "building against PostgreSQL $pg_major"
   if ! { make_ext -j"$(nproc)" "$@" && make_ext "$@" install DESTDIR="$stage"; } >"$log" 2>&1; then
     grep -vE '^(gcc|cc|clang|/usr/bin/clang[^ ]*) ' "$log" | tail -60
@@ -282,7 +295,7 @@ start_cluster() {
     echo "listen_addresses = ''"
     echo "unix_socket_directories = '$work/s'"
     echo "unix_socket_permissions = 0700"
-    echo "extension_destdir = '$stage'"
+    staged_settings
     echo "max_connections = 60"
     echo "max_prepared_transactions = 20"
     echo "shared_buffers = 64MB"
