@@ -33,7 +33,7 @@ import named  # noqa: E402
 from client import Client, Wrong  # noqa: E402
 from engine import Extension, Model  # noqa: E402
 from pg import Broken, Cluster, Scheduler, Server  # noqa: E402
-from world import TABLES, World, Writer  # noqa: E402
+from world import TABLES, Finisher, World, Writer  # noqa: E402
 
 MUTANTS = ["timestamp", "sequence", "own-xid", "two-snapshots", "snapshot-crash"]
 
@@ -84,6 +84,7 @@ class Run:
         try:
             for number in range(args.writers or rnd.choice([2, 4, 6, 8])):
                 scheduler.actors.append(Writer(scheduler, world, "writer%d" % number))
+            scheduler.actors.append(Finisher(scheduler, world, "finisher"))
             world.writer = Writer(scheduler, world, "borrowed")
             world.writer.session.close()
             for number in range(args.clients or rnd.choice([3, 5, 8])):
@@ -120,12 +121,23 @@ class Run:
         for client in world.clients:
             client.finishing = True
 
-        def idle():
-            return all(a.routine is None and not a.session.pending for a in scheduler.actors)
+        moved = time.monotonic()
 
-        scheduler.run(done=idle, until=time.monotonic() + 60)
+        def idle():
+            nonlocal moved
+            active = [a for a in scheduler.actors if a.routine is not None or a.session.pending]
+            if any(not a.session.pending for a in active):
+                moved = time.monotonic()
+            elif active and time.monotonic() - moved > 0.3:
+                self.finish_one()
+                moved = time.monotonic()
+            return not active
+
+        scheduler.run(done=idle, until=time.monotonic() + 30)
         if not idle():
-            raise Broken("the histories do not come to an end")
+            raise Broken("the histories do not come to an end: %s" % ", ".join(
+                "%s %s" % (a.name, "waits" if a.session.pending else "goes on")
+                for a in scheduler.actors if a.routine is not None or a.session.pending))
         while world.prepared:
             self.finish_one()
         world.allow_reset(())
@@ -135,7 +147,10 @@ class Run:
 
 
 def report(run, error):
-    print("# seed %s FAILED: %s" % (run.seed, error))
+    lines = error.split("\n")
+    if len(lines) > 20 and not run.args.verbose:
+        lines[20:] = ["(%d lines more)" % (len(lines) - 20)]
+    print("# seed %s FAILED: %s" % (run.seed, "\n#   ".join(lines)))
     if run.args.trace:
         for step, who, what, outcome in run.trace:
             if run.args.trace is True or who in run.args.trace or run.args.trace in what:

@@ -7,7 +7,7 @@ import json
 
 import psycopg2
 
-from pg import Actor, quote
+from pg import Actor, Broken, quote
 
 COMPANIES = [1, 2, 3]
 STATUSES = ["open", "closed", "hold"]
@@ -582,7 +582,7 @@ class Writer(Actor):
 
     def check(self, error):
         if error.pgcode not in self.EXPECTED or "cached plan" in (error.pgerror or ""):
-            self.world.failures.append("%s: unexpected error %s: %s" % (
+            raise Broken("%s: unexpected error %s: %s" % (
                 self.name, error.pgcode, error.pgerror))
         self.world.count("error " + str(error.pgcode))
 
@@ -752,3 +752,16 @@ class Writer(Actor):
         finally:
             if client.busy == self.name:
                 client.busy = None
+
+
+class Finisher(Writer):
+    """Nothing but the second half of two-phase commits, so that not everybody waits for one."""
+
+    def next(self):
+        if not self.world.prepared:
+            return None if self.world.stopping else self.idle()
+        return self.finish_prepared()
+
+    def idle(self):
+        for _ in range(self.rnd.randrange(2, 10)):
+            yield None
