@@ -23,7 +23,8 @@ PG_CPPFLAGS = -DSYNC_EXT_VERSION='"$(EXTVERSION)"'
 
 # These are the parts of -Wextra that the server's own headers (and every
 # callback) trip.
-PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare
+# -Wignored-attributes is what clang says of a server that gcc configured.
+PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-ignored-attributes
 
 # The install script is these parts, in this order.  Upgrade scripts are
 # written by hand, one for each release, and lie beside it.

@@ -66,6 +66,7 @@ typedef struct Reference
 typedef enum TouchState
 {
 	TOUCH_WAITING,				/* for the end of the statement */
+	TOUCH_TRYING,				/* its UPDATE runs */
 	TOUCH_MISSING,				/* not found, or un-touched */
 	TOUCH_DONE
 } TouchState;
@@ -335,7 +336,10 @@ note_found(List *batch)
 	int			n = 0;
 
 	foreach(cell, batch)
-		found[n++] = lfirst(cell);
+	{
+		found[n] = lfirst(cell);
+		found[n++]->state = TOUCH_MISSING;
+	}
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
@@ -372,8 +376,8 @@ touch_batch(Reference *reference, List *batch)
 		bool		nulls[INDEX_MAX_KEYS + 1];
 		HeapTupleData tuple;
 
-		/* until the UPDATE finds it; a nested statement must not take it */
-		touch->state = TOUCH_MISSING;
+		/* so that what the UPDATE sets off does not collect it again */
+		touch->state = TOUCH_TRYING;
 		touch->last = GetCurrentSubTransactionId();
 		tuple.t_len = touch->key.key->t_len + MINIMAL_TUPLE_OFFSET;
 		tuple.t_data = (HeapTupleHeader) ((char *) touch->key.key -
@@ -454,8 +458,13 @@ missing_touches(void)
 
 	hash_seq_init(&status, touches);
 	while ((touch = hash_seq_search(&status)) != NULL)
+	{
+		/* one whose UPDATE was rolled back has not come to an end */
+		if (touch->state != TOUCH_DONE)
+			touch->state = TOUCH_MISSING;
 		if (touch->state == TOUCH_MISSING)
 			missing = lappend(missing, touch);
+	}
 	return missing;
 }
 

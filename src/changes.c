@@ -99,7 +99,6 @@ typedef struct Key
 	KeyHash		hash;			/* hash key */
 	KeyState	state;
 	bool		excluded;		/* named in exclude, with ... */
-	bool		excluded_has_at;
 	TimestampTz excluded_at;	/* ... this modified_at */
 
 	bool		foreign;		/* a change that is not the client's own */
@@ -153,6 +152,7 @@ typedef struct Reading
 
 	/* first load */
 	SxPosition	loaded;			/* the last key that was examined */
+	int			load_rows;
 	bool		load_cut;
 } Reading;
 
@@ -503,23 +503,21 @@ read_exclude(Reading *reading)
 		key = find_key(reading, values, true);
 		if (!key->excluded)
 			reading->excluded = lappend(reading->excluded, key);
+		if (at == NULL)
+			bad_exclude("An element lacks \"modified_at\".");
 		key->excluded = true;
 		key->state = KEY_KNOWN;
-		if (at != NULL)
-		{
-			key->excluded_has_at = true;
-			key->excluded_at = DatumGetTimestampTz(
-				DirectFunctionCall3(timestamptz_in, CStringGetDatum(at),
-									ObjectIdGetDatum(InvalidOid),
-									Int32GetDatum(-1)));
-		}
+		key->excluded_at = DatumGetTimestampTz(
+			DirectFunctionCall3(timestamptz_in, CStringGetDatum(at),
+								ObjectIdGetDatum(InvalidOid),
+								Int32GetDatum(-1)));
 	}
 }
 
 static bool
 is_excluded(Key *key, SxRow *row)
 {
-	return key->excluded && key->excluded_has_at && row->has_modified_at &&
+	return key->excluded && row->has_modified_at &&
 		key->excluded_at == row->modified_at && !key->moved;
 }
 
@@ -816,6 +814,7 @@ take_loaded(void *arg, SxRow *row)
 		reading->load_cut = true;
 		return false;
 	}
+	reading->load_rows++;
 	/* a view that has no document for the row does not select it */
 	if (reading->excluded != NIL || reading->catching_up)
 		key = find_key(reading, row->key, reading->catching_up);
@@ -879,13 +878,24 @@ read_load(Reading *reading, const SxPosition *after)
 		reading->loaded = *after;
 	reading->loaded.kind = SX_POSITION_LOAD;
 
-	/* Rows that exclude leaves out do not count, so as many more may come. */
-	sx_rows_load(reading->table, reading->filter, reading->params,
-				 reading->loaded.nkeys > 0 ? &reading->loaded : NULL,
-				 max_rows == 0 ? 0 : Max(max_rows - reading->told, 0) + 1 +
-				 list_length(reading->excluded),
-				 take_loaded, reading);
-	return !reading->load_cut;
+	/*
+	 * Rows that exclude leaves out, or a view hides, do not count: a page may
+	 * take more than one query.
+	 */
+	for (;;)
+	{
+		int			limit = max_rows == 0 ? 0 :
+			Max(max_rows - reading->told, 0) + 1;
+
+		reading->load_rows = 0;
+		sx_rows_load(reading->table, reading->filter, reading->params,
+					 reading->loaded.nkeys > 0 ? &reading->loaded : NULL,
+					 limit, take_loaded, reading);
+		if (reading->load_cut)
+			return false;
+		if (limit == 0 || reading->load_rows < limit)
+			return true;
+	}
 }
 
 /* ---- the cursor ---- */

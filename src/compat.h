@@ -193,17 +193,4 @@ sx_init_materialized_result(FunctionCallInfo fcinfo)
 #endif
 }
 
-/*
- * A copy of a row type in which one column counts as passed by reference, so
- * that reading the column gives its address. See stamp.c.
- */
-static inline void
-sx_desc_by_reference(TupleDesc desc, AttrNumber attnum)
-{
-	TupleDescAttr(desc, attnum - 1)->attbyval = false;
-#if PG_VERSION_NUM >= 180000
-	populate_compact_attribute(desc, attnum - 1);
-#endif
-}
-
 #endif							/* SYNC_EXT_COMPAT_H */

@@ -38,7 +38,12 @@
 #include "libpq/pqformat.h"
 #include "port/pg_crc32c.h"
 #include "storage/procarray.h"
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -64,6 +69,8 @@ PG_FUNCTION_INFO_V1(sync_ext_cursor_out);
 PG_FUNCTION_INFO_V1(sync_ext_cursor_recv);
 PG_FUNCTION_INFO_V1(sync_ext_cursor_send);
 PG_FUNCTION_INFO_V1(sync_ext_cursor_from_time);
+PG_FUNCTION_INFO_V1(sync_ext_cursor_from_timestamp);
+PG_FUNCTION_INFO_V1(sync_ext_cursor_from_date);
 
 /* ---- packing ---- */
 
@@ -385,9 +392,26 @@ cursor_of_time(TimestampTz time)
 {
 	SxCursor	cursor = {0};
 
+	if (TIMESTAMP_NOT_FINITE(time))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("infinity is not a cursor"),
+				 errhint("Give a time that an answer contained, or NULL to begin anew.")));
 	cursor.is_time = true;
 	cursor.time = time;
 	return sx_cursor_encode(&cursor);
+}
+
+static void
+invalid_text(const char *text)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+			 errmsg("invalid input syntax for type %s", "sync.cursor"),
+			 errdetail("The text is \"%.*s\"%s.",
+					   pg_mbcliplen(text, strlen(text), 60), text,
+					   strlen(text) > 60 ? ", and more" : ""),
+			 errhint("Give a cursor exactly as an answer contained it, or an ISO 8601 time; without either, NULL begins anew.")));
 }
 
 Datum
@@ -402,21 +426,25 @@ sync_ext_cursor_in(PG_FUNCTION_ARGS)
 	/* Times begin with a digit, or a sign; so "now" is no cursor. */
 	if (text[0] >= '0' && text[0] <= '9')
 	{
-		Datum		time = DirectFunctionCall3(timestamptz_in,
-											   CStringGetDatum(text),
-											   ObjectIdGetDatum(InvalidOid),
-											   Int32GetDatum(-1));
+		volatile Datum time = (Datum) 0;
 
+		PG_TRY();
+		{
+			time = DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
+									   ObjectIdGetDatum(InvalidOid),
+									   Int32GetDatum(-1));
+		}
+		PG_CATCH();
+		{
+			/* whatever is wrong with it, to the caller it is no cursor */
+			FlushErrorState();
+			invalid_text(text);
+		}
+		PG_END_TRY();
 		PG_RETURN_BYTEA_P(cursor_of_time(DatumGetTimestampTz(time)));
 	}
-
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-			 errmsg("invalid input syntax for type %s", "sync.cursor"),
-			 errdetail("The text is \"%.*s\"%s.",
-					   pg_mbcliplen(text, strlen(text), 60), text,
-					   strlen(text) > 60 ? ", and more" : ""),
-			 errhint("Give a cursor exactly as an answer contained it, or an ISO 8601 time; without either, NULL begins anew.")));
+	invalid_text(text);
+	PG_RETURN_NULL();			/* not reached */
 }
 
 Datum
@@ -425,9 +453,11 @@ sync_ext_cursor_out(PG_FUNCTION_ARGS)
 	bytea	   *datum = PG_GETARG_BYTEA_PP(0);
 	SxCursor   *cursor = sx_cursor_decode(datum);
 
+	/* ISO 8601, whatever the DateStyle: it is read back elsewhere */
 	if (cursor->is_time)
-		PG_RETURN_CSTRING(DatumGetCString(DirectFunctionCall1(timestamptz_out,
-															  TimestampTzGetDatum(cursor->time))));
+		PG_RETURN_CSTRING(JsonEncodeDateTime(palloc(MAXDATELEN + 1),
+											 TimestampTzGetDatum(cursor->time),
+											 TIMESTAMPTZOID, NULL));
 	PG_RETURN_CSTRING(sx_cursor_text(datum));
 }
 
@@ -460,6 +490,23 @@ Datum
 sync_ext_cursor_from_time(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BYTEA_P(cursor_of_time(PG_GETARG_TIMESTAMPTZ(0)));
+}
+
+Datum
+sync_ext_cursor_from_timestamp(PG_FUNCTION_ARGS)
+{
+	Datum		time = DirectFunctionCall1(timestamp_timestamptz,
+										   PG_GETARG_DATUM(0));
+
+	PG_RETURN_BYTEA_P(cursor_of_time(DatumGetTimestampTz(time)));
+}
+
+Datum
+sync_ext_cursor_from_date(PG_FUNCTION_ARGS)
+{
+	Datum		time = DirectFunctionCall1(date_timestamptz, PG_GETARG_DATUM(0));
+
+	PG_RETURN_BYTEA_P(cursor_of_time(DatumGetTimestampTz(time)));
 }
 
 /* ---- sets of transactions ---- */

@@ -28,6 +28,7 @@
 #include "common/hashfn.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "nodes/pathnodes.h"
 #include "optimizer/optimizer.h"
 #include "parser/analyze.h"
 #include "parser/parse_clause.h"
@@ -79,11 +80,25 @@ not_an_expression(const char *text, const char *detail)
 			 errhint("Give what could stand after WHERE, with values as parameters: company_id = $1 AND status = $2.")));
 }
 
-/* Errors of the parser point into our statement; say what was given instead. */
+/*
+ * What the parser finds wrong points into our statement: say what was given
+ * instead, and what it should be.
+ */
 static void
-in_filter(void *arg)
+rethrow(const char *text)
 {
-	errcontext("filter \"%s\"", (const char *) arg);
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(TopTransactionContext);
+	error = CopyErrorData();
+	FlushErrorState();
+	error->cursorpos = 0;
+	error->internalpos = 0;
+	if (error->detail == NULL)
+		error->detail = psprintf("The filter is \"%s\".", text);
+	if (error->hint == NULL)
+		error->hint = pstrdup("A filter is one boolean expression over the columns of the table, with parameters $1, $2, and so on.");
+	ReThrowError(error);
 }
 
 /*
@@ -173,6 +188,17 @@ check_expression(Node *expression, const char *text)
 	}
 }
 
+static void
+check_parameter_types(Oid *types, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (!OidIsValid(types[i]) || types[i] == UNKNOWNOID)
+			ereport(ERROR,
+					(errcode(ERRCODE_INDETERMINATE_DATATYPE),
+					 errmsg("could not determine data type of parameter $%d",
+							i + 1)));
+}
+
 static Node *
 analyse(SxTable *table, const char *text, Oid **param_types, int *nparams)
 {
@@ -196,6 +222,7 @@ analyse(SxTable *table, const char *text, Oid **param_types, int *nparams)
 	query->commandType = CMD_SELECT;
 	query->jointree = makeFromExpr(NIL, expression);
 	check_variable_parameters(pstate, query);
+	check_parameter_types(*param_types, *nparams);
 	expression = query->jointree->quals;
 	if (pstate->p_hasAggs || pstate->p_hasWindowFuncs || pstate->p_hasTargetSRFs)
 		elog(ERROR, "unexpected aggregate in a filter");
@@ -378,9 +405,11 @@ sx_filter_policies(SxTable *table, bool required)
 	RawStmt    *raw = linitial_node(RawStmt, sx_raw_parser(sql));
 	Query	   *query = linitial_node(Query, sx_analyze_and_rewrite(raw, sql));
 	RangeTblEntry *rte = linitial_node(RangeTblEntry, query->rtable);
+	PlannerInfo *root = makeNode(PlannerInfo);
 	List	   *policies = NIL;
 	ListCell   *cell;
 
+	root->glob = makeNode(PlannerGlobal);
 	foreach(cell, rte->securityQuals)
 	{
 		Node	   *policy = lfirst(cell);
@@ -398,7 +427,7 @@ sx_filter_policies(SxTable *table, bool required)
 							   GetUserNameFromId(GetUserId(), false)),
 					 errhint("Track the table with the columns of its policies as scope, or leave since out to load anew.")));
 		}
-		policy = estimate_expression_value(NULL, policy);
+		policy = estimate_expression_value(root, policy);
 		policies = lappend(policies, over_log_row(policy, table));
 	}
 	return policies;
@@ -491,11 +520,10 @@ sx_filter_get(SxTable *table, const char *text)
 {
 	uint64		hash = hash_bytes_extended((const unsigned char *) text,
 										   strlen(text), table->relid);
-	ErrorContextCallback callback;
 	CachedFilter *cached;
 	MemoryContext context;
 	MemoryContext old;
-	SxFilter   *filter;
+	SxFilter   *volatile filter = NULL;
 	uint64		epoch;
 	bool		found;
 
@@ -514,17 +542,20 @@ sx_filter_get(SxTable *table, const char *text)
 	if (cached != NULL && is_filter_of(cached, table, text))
 		return cached->filter;
 
-	callback.callback = in_filter;
-	callback.arg = unconstify(char *, text);
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
 	/* In a context of the transaction, until nothing can go wrong any more. */
 	epoch = sx_tracked_epoch();
 	context = AllocSetContextCreate(CurrentMemoryContext, "sync_ext filter",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
-	filter = make_filter(table, text);
+	PG_TRY();
+	{
+		filter = make_filter(table, text);
+	}
+	PG_CATCH();
+	{
+		rethrow(text);
+	}
+	PG_END_TRY();
 
 	if (hash_get_num_entries(filters) >= MAX_FILTERS)
 		forget_all();
@@ -541,8 +572,6 @@ sx_filter_get(SxTable *table, const char *text)
 	MemoryContextSetParent(context, CacheMemoryContext);
 	cached->context = context;
 	MemoryContextSwitchTo(old);
-
-	error_context_stack = callback.previous;
 	return filter;
 }
 

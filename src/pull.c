@@ -221,6 +221,13 @@ take_change(void *arg, const SxChange *change)
 	}
 }
 
+/* Where in the request it is what an error is about. */
+static void
+in_domain(void *arg)
+{
+	errcontext("domains.%s of the request", (const char *) arg);
+}
+
 static void
 pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 			const char *client, const char *user_id)
@@ -233,6 +240,12 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	Answer		answer = {0};
 	JsonbValue *exclude = member(object, "exclude");
 	char	   *since = string_member(object, path, "since");
+	ErrorContextCallback callback;
+
+	callback.callback = in_domain;
+	callback.arg = unconstify(char *, domain);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 
 	check_members(object, path, known);
 	request.domain = domain;
@@ -261,6 +274,7 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 					 answer.upserts->data, answer.removes->data, answer.cursor);
 	pfree(answer.upserts->data);
 	pfree(answer.removes->data);
+	error_context_stack = callback.previous;
 }
 
 Datum

@@ -74,22 +74,6 @@ with_modified_at(SxTable *table, HeapTuple tuple, Datum value, bool isnull)
 {
 	int			attnum = table->modified_at;
 
-	/*
-	 * Where the value is in the tuple it is overwritten in the copy: reading
-	 * the column "by reference" gives its address.
-	 */
-	if (!isnull && attnum <= HeapTupleHeaderGetNatts(tuple->t_data) &&
-		!heap_attisnull(tuple, attnum, table->row))
-	{
-		HeapTuple	copy = heap_copytuple(tuple);
-		bool		copy_null;
-		Datum		place = heap_getattr(copy, attnum, table->stamp_row,
-										 &copy_null);
-		TimestampTz time = DatumGetTimestampTz(value);
-
-		memcpy(DatumGetPointer(place), &time, sizeof(time));
-		return copy;
-	}
 	return heap_modify_tuple_by_cols(tuple, table->row, 1, &attnum, &value,
 									 &isnull);
 }

@@ -371,8 +371,6 @@ fill_tracked(SxTable *table, Relation root, Relation rel,
 	table->key_deferrable = is_key_deferrable(rel, table->nkeys, table->keys);
 	find_fk_actions(table, rel);
 	table->key_row = make_key_row(table->nkeys, table->keys);
-	table->stamp_row = CreateTupleDescCopy(RelationGetDescr(rel));
-	sx_desc_by_reference(table->stamp_row, table->modified_at);
 	return true;
 }
 
@@ -451,7 +449,7 @@ make_entry(SxTable *table)
 
 	rel = relation_open(table->relid, AccessShareLock);
 	old = MemoryContextSwitchTo(table->context);
-	table->row = CreateTupleDescCopy(RelationGetDescr(rel));
+	table->row = CreateTupleDescCopyConstr(RelationGetDescr(rel));
 
 	roots = list_make1_oid(table->relid);
 	if (rel->rd_rel->relispartition)
@@ -585,6 +583,7 @@ find_domain(const char *domain)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("sync domain \"%s\" does not exist", domain),
+				 errdetail("No tracked table has this domain."),
 				 errhint("sync.track() makes a table a domain; sync.tracked lists them.")));
 	domain_guess(domain, true)->relid = relid;
 	return table;

@@ -58,8 +58,7 @@ typedef struct SxTable
 	AttrNumber	modified_at;
 	AttrNumber	deleted_at;		/* 0: no soft deletes */
 
-	TupleDesc	row;			/* the table's own row type */
-	TupleDesc	stamp_row;		/* the same, modified_at by reference */
+	TupleDesc	row;			/* the table's own, with missing values */
 	TupleDesc	key_row;		/* the key columns alone */
 	bool		key_deferrable; /* two rows may share a key for a while */
 	bool		fk_actions;		/* foreign keys here have actions */

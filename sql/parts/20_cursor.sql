@@ -42,6 +42,22 @@ COMMENT ON FUNCTION sync.cursor_from_time(pg_catalog.timestamptz) IS 'The cast: 
 
 CREATE CAST (pg_catalog.timestamptz AS sync.cursor)
     WITH FUNCTION sync.cursor_from_time(pg_catalog.timestamptz) AS IMPLICIT;
+CREATE FUNCTION sync.cursor_from_timestamp(pg_catalog.timestamp) RETURNS sync.cursor
+    LANGUAGE C STABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_cursor_from_timestamp';
+COMMENT ON FUNCTION sync.cursor_from_timestamp(pg_catalog.timestamp) IS 'The cast, in the session''s time zone';
+
+CREATE FUNCTION sync.cursor_from_date(pg_catalog.date) RETURNS sync.cursor
+    LANGUAGE C STABLE STRICT PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_cursor_from_date';
+COMMENT ON FUNCTION sync.cursor_from_date(pg_catalog.date) IS 'The cast: the beginning of the day in the session''s time zone';
+
+CREATE CAST (pg_catalog.timestamp AS sync.cursor)
+    WITH FUNCTION sync.cursor_from_timestamp(pg_catalog.timestamp) AS IMPLICIT;
+COMMENT ON CAST (pg_catalog.timestamp AS sync.cursor) IS 'as timestamptz, in the session''s time zone';
+CREATE CAST (pg_catalog.date AS sync.cursor)
+    WITH FUNCTION sync.cursor_from_date(pg_catalog.date) AS IMPLICIT;
+COMMENT ON CAST (pg_catalog.date AS sync.cursor) IS 'the beginning of the day in the session''s time zone';
 COMMENT ON CAST (pg_catalog.timestamptz AS sync.cursor) IS 'a server time that an answer contained is a cursor, too';
 
 CREATE FUNCTION sync.current_cursor() RETURNS sync.cursor

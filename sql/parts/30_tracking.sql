@@ -435,7 +435,7 @@ BEGIN
     END IF;
 
     -- scope
-    IF cardinality(scope) > 8 OR cardinality(scope) <> (SELECT count(DISTINCT s) FROM unnest(scope) AS s) THEN
+    IF cardinality(scope) > 8 OR array_ndims(scope) > 1 OR cardinality(scope) <> (SELECT count(DISTINCT s) FROM unnest(scope) AS s) THEN
         RAISE EXCEPTION 'invalid scope'
             USING ERRCODE = 'invalid_parameter_value', DETAIL = format('It is %s.', scope),
                   HINT = 'Give up to 8 columns, each once.';
