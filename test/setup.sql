@@ -36,6 +36,7 @@ DECLARE
 BEGIN
 	BEGIN
 		EXECUTE command;
+		RAISE 'success' USING ERRCODE = 'ZZ000';	-- and undo it
 	EXCEPTION WHEN OTHERS THEN
 		GET STACKED DIAGNOSTICS got = RETURNED_SQLSTATE, msg = MESSAGE_TEXT,
 			det = PG_EXCEPTION_DETAIL, hin = PG_EXCEPTION_HINT;
@@ -45,7 +46,7 @@ BEGIN
 		AND position(coalesce(quotes, '') IN msg || E'\n' || det) > 0;
 	RETURN ok(good, description) || CASE WHEN good THEN '' ELSE E'\n' ||
 		diag(format(E'wanted %s, quoting "%s"\ngot %s: %s\ndetail: %s\nhint: %s',
-			state, quotes, coalesce(got, 'success'), msg, det, hin)) END;
+			state, quotes, got, msg, det, hin)) END;
 END $$;
 
 -- fails: as above for errors that are the server's own; only the SQLSTATE counts.

@@ -3,7 +3,7 @@
 -- A change of a detail is a change of its master: never missed, never twice, whatever the writer can see.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(39);
+SELECT plan(43);
 CREATE FUNCTION pg_temp.updates(rel regclass) RETURNS bigint LANGUAGE sql AS $$ SELECT pg_stat_get_xact_tuples_updated(rel) $$;
 
 -- three levels
@@ -68,11 +68,12 @@ SELECT is(helper.sync('p', 'project'), '-1', 'with what hung on it');
 INSERT INTO project VALUES (4, 3, 'd');
 SELECT helper.sync('c', 'company'), helper.sync('p', 'project') \g /dev/null
 BEGIN;
+SELECT pg_temp.updates('project') AS projects, pg_temp.updates('company') AS companies \gset
 INSERT INTO task SELECT g, 4, 'bulk' FROM generate_series(100, 10099) g;
 UPDATE task SET name = 'more' WHERE project = 4;
 INSERT INTO task VALUES (99999, 4, 'one more');
-SELECT is(pg_temp.updates('project'), 1::bigint, 'ten thousand details touch a master once');
-SELECT is(pg_temp.updates('company'), 1::bigint, 'and its master once');
+SELECT is(pg_temp.updates('project') - :projects, 1::bigint, 'ten thousand details touch a master once');
+SELECT is(pg_temp.updates('company') - :companies, 1::bigint, 'and its master once');
 COMMIT;
 SELECT is(helper.sync('p', 'project'), '+4', 'and the client gets it');
 BEGIN;

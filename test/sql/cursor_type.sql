@@ -2,7 +2,7 @@
 \i test/setup.sql
 -- sync.cursor is an opaque value that comes back from clients: hostile input.
 BEGIN;
-SELECT plan(38);
+SELECT plan(40);
 
 CREATE TABLE thing (id int PRIMARY KEY, note text);
 SELECT sync.track('thing');
@@ -81,6 +81,12 @@ SELECT lives_ok($$SELECT * FROM sync.changes('thing', '2026-08-22 12:00:00+00')$
 SELECT lives_ok($$SELECT * FROM sync.changes('thing', NULL)$$, 'NULL resolves');
 PREPARE untyped AS SELECT op FROM sync.changes('thing', $1);
 SELECT lives_ok($$EXECUTE untyped('2026-08-22T12:00:00Z')$$, 'an untyped parameter resolves');
+SET LOCAL datestyle = 'Postgres, DMY';
+SELECT is(('2026-08-02T12:00:00.123Z'::sync.cursor::text)::sync.cursor::text, '2026-08-02T12:00:00.123Z'::sync.cursor::text, 'text round trip of a time, in any DateStyle');
+SET LOCAL datestyle = 'German';
+SELECT '2026-08-02T12:00:00.123Z'::sync.cursor::text AS german \gset
+SET LOCAL datestyle = 'ISO, MDY';
+SELECT is(:'german'::sync.cursor::text, '2026-08-02T12:00:00.123Z'::sync.cursor::text, 'and from one to another');
 SELECT ok(helper.outcome($$SELECT * FROM sync.changes('thing', 'infinity'::timestamptz)$$) IN ('', '22008', '22P02')
 	AND helper.outcome($$SELECT * FROM sync.changes('thing', '-infinity'::timestamptz)$$) IN ('', '22008', '22P02'),
 	'infinite times break nothing');

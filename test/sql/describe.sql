@@ -2,7 +2,7 @@
 \i test/setup.sql
 -- sync.describe: a JSON Schema from which a client restores types; and numbers that JavaScript would lose.
 BEGIN;
-SELECT plan(36);
+SELECT plan(38);
 CREATE SCHEMA t;
 SET search_path = t, public;
 CREATE TYPE mood AS ENUM ('sad', 'so "so"', 'glad');
@@ -46,8 +46,8 @@ SELECT ok(type_is('code', 'string') AND NOT nullable('code'), 'a domain is its b
 SELECT ok(type_is('Odd "Name', 'integer'), 'an odd name');
 SELECT ok((SELECT bool_and(value::text LIKE '%"timestamp with time zone"%') FROM s, jsonb_each(s -> 'properties') WHERE key = 'at'), 'types go by their PostgreSQL names, too');
 SELECT ok((SELECT bool_and(value::text LIKE '%mood%') FROM s, jsonb_each(s -> 'properties') WHERE key IN ('mood', 'moods')), 'an enum''s as well');
-SELECT ok(s::text LIKE '%"key"%' AND s::text LIKE '%["id"]%', 'the key is named') FROM s;
-SELECT ok(s::text LIKE '%"scope"%' AND s::text LIKE '%["team"]%', 'and the scope') FROM s;
+SELECT is(s -> 'x-key', '["id"]', 'the key is named') FROM s;
+SELECT is(s -> 'x-scope', '["team"]', 'and the scope') FROM s;
 SELECT ok(s -> 'required' @> '["id", "team", "flag", "code", "modified_at"]', 'what is always there is required') FROM s;
 
 -- numbers that JavaScript would lose

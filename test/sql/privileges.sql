@@ -3,7 +3,7 @@
 -- Rights are the caller's: rows, columns and removals alike; the log is nobody's.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(46);
+SELECT plan(45);
 CREATE ROLE regress_sync_owner;
 CREATE ROLE regress_sync_reader;
 CREATE ROLE regress_sync_stranger;

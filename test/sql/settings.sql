@@ -2,7 +2,7 @@
 \i test/setup.sql
 -- Settings begin with sync., have safe defaults, and refuse what they do not know.
 BEGIN;
-SELECT plan(17);
+SELECT plan(18);
 SELECT is(sync.current_cursor() IS NULL, false, 'the library is loaded');
 SELECT is(current_setting('sync.channel'), 'sync', 'sync.channel');
 SELECT is(current_setting('sync.notify'), 'commit', 'sync.notify');
@@ -20,7 +20,8 @@ CREATE TABLE thing (id int PRIMARY KEY);
 SELECT sync.track('thing');
 SELECT lives_ok($$SET LOCAL sync.notify = 'off'; INSERT INTO thing VALUES (1)$$, 'without notification');
 SELECT is((SELECT count(*)::int FROM sync.changes('thing') WHERE op = 'upsert'), 1, 'the log has it all the same');
-SELECT lives_ok(format('SET LOCAL sync.client = %L; INSERT INTO thing VALUES (2)', repeat('c', 10000)), 'a client of ten thousand characters');
+SELECT lives_ok(format('SET LOCAL sync.client = %L; INSERT INTO thing VALUES (2)', repeat('c', 255)), 'a client of 255 characters');
+SELECT helper.fails(format('SET LOCAL sync.client = %L', repeat('c', 256)), '22023', 'a client of more');
 SELECT lives_ok($$SET LOCAL sync.client = 'o''dd "client" \'; INSERT INTO thing VALUES (3)$$, 'a client of odd characters');
 SELECT is((SELECT count(*)::int FROM sync.changes('thing', client => 'o''dd "client" \') WHERE op = 'upsert'), 3, 'and asked for by one');
 SELECT * FROM finish();

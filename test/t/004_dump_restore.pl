@@ -27,7 +27,7 @@ $node->safe_psql('origin', q{
 	SELECT sync.cascade('doc', 'company');
 	INSERT INTO "Odd schema"."Odd table" VALUES (1, 1, 'x');
 	INSERT INTO company VALUES (1, 'A'), (2, 'B');
-	INSERT INTO doc VALUES (1, 1, 0), (2, 2, 0), (3, 2, 0, now());
+	INSERT INTO doc VALUES (1, 1, 0, NULL), (2, 2, 0, NULL), (3, 2, 0, now());
 	INSERT INTO part VALUES (1, 1);
 	SELECT pg_sleep(0.01);
 	UPDATE doc SET v = 1 WHERE id = 1;

@@ -27,7 +27,7 @@ for my $round (1 .. 3)
 	is($one->query(q{SELECT count(*) FROM pg_trigger WHERE tgrelid = 'doc'::regclass AND NOT tgisinternal}), '0', "$round: no trigger is left");
 	is($one->query("INSERT INTO doc VALUES (10 * $round, 0)"), '', "$round: the table works, in this session");
 	is($two->query("INSERT INTO doc VALUES (10 * $round + 1, 0); UPDATE doc SET v = v + 1"), '', "$round: and in the other");
-	is($two->query($pull), 'ERROR 3F000', "$round: nothing answers");
+	like($two->query($pull), qr/^ERROR (42883|3F000)$/, "$round: nothing answers");
 	is($two->query('ALTER TABLE doc ADD c int; ALTER TABLE doc DROP c'), '', "$round: DDL works");
 
 	# created in the other, in turns
