@@ -17,6 +17,7 @@
 #include "catalog/pg_type.h"
 #include "catalog/pg_proc.h"
 #include "storage/lmgr.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -115,6 +116,7 @@ sync_ext_reset(PG_FUNCTION_ARGS)
 	char	   *domain = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	SxTable    *table = sx_tracked_by_domain(domain);
 
+	PreventCommandDuringRecovery("sync.reset()");
 	check_owner(table->root);
 	sx_capture_mark(table);
 	PG_RETURN_VOID();

@@ -118,7 +118,7 @@ copy_touch_key(void *to, const void *from, Size size)
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
 	copy->reference = source->reference;
-	copy->key = heap_copy_minimal_tuple(source->key);
+	copy->key = sx_copy_minimal_tuple(source->key);
 	MemoryContextSwitchTo(old);
 	return to;
 }
@@ -248,7 +248,7 @@ sx_cascade_collect(SxTable *detail, SxMaster *master, TupleTableSlot *slot)
 		recent_master = master;
 	}
 	key.reference = recent;
-	key.key = heap_form_minimal_tuple(recent->desc, values, nulls);
+	key.key = sx_form_minimal_tuple(recent->desc, values, nulls);
 	touch = hash_search(touches, &key, HASH_ENTER, &found);
 	heap_free_minimal_tuple(key.key);
 	if (found && touch->state != TOUCH_MISSING)

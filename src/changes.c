@@ -423,7 +423,7 @@ key_image(Reading *reading, Datum *key)
 	for (int i = 0; i < table->nkeys; i++)
 		plain[i] = table->keys[i].typlen == -1 ?
 			PointerGetDatum(PG_DETOAST_DATUM(key[i])) : key[i];
-	return heap_form_minimal_tuple(table->key_row, plain, no_nulls);
+	return sx_form_minimal_tuple(table->key_row, plain, no_nulls);
 }
 
 static Key *
@@ -1042,7 +1042,7 @@ question_of(Reading *reading)
 	initStringInfo(&text);
 	appendStringInfo(&text, "%u %s", reading->table->root,
 					 reading->filter == NULL ? "" : reading->filter->sql);
-	if (request->params != NULL)
+	if (reading->params != NULL)
 		appendStringInfo(&text, " %s",
 						 OidOutputFunctionCall(F_ARRAY_OUT,
 											   PointerGetDatum(request->params)));

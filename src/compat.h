@@ -15,6 +15,7 @@
 #endif
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/timeline.h"
 #include "access/xlog.h"
 #include "common/base64.h"
@@ -105,6 +106,22 @@ datum_image_hash(Datum value, bool typbyval, int typlen)
 #define sx_oldest_clog_xid() (TransamVariables->oldestClogXid)
 #else
 #define sx_oldest_clog_xid() (ShmemVariableCache->oldestClogXid)
+#endif
+
+/* Minimal tuples may be made with room in front since 18. */
+#if PG_VERSION_NUM >= 180000
+#define sx_form_minimal_tuple(desc, values, nulls) \
+	heap_form_minimal_tuple((desc), (values), (nulls), 0)
+#define sx_copy_minimal_tuple(tuple) heap_copy_minimal_tuple((tuple), 0)
+#else
+#define sx_form_minimal_tuple(desc, values, nulls) \
+	heap_form_minimal_tuple((desc), (values), (nulls))
+#define sx_copy_minimal_tuple(tuple) heap_copy_minimal_tuple(tuple)
+#endif
+
+/* Until 14 functions that two types share had one name for both. */
+#if PG_VERSION_NUM < 140000
+#define F_TIMESTAMPTZ_LE F_TIMESTAMP_LE
 #endif
 
 /* Plans are released by their resource owner since 14. */

@@ -75,7 +75,7 @@ is_plan_of(KeptPlan *kept, const char *sql, int nargs, Oid *argtypes)
 {
 	return kept->plan != NULL && strcmp(kept->sql, sql) == 0 &&
 		kept->nargs == nargs &&
-		memcmp(kept->argtypes, argtypes, sizeof(Oid) * nargs) == 0;
+		(nargs == 0 || memcmp(kept->argtypes, argtypes, sizeof(Oid) * nargs) == 0);
 }
 
 /*

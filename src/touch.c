@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -62,6 +63,7 @@ sync_ext_touch(PG_FUNCTION_ARGS)
 	bool		isnull = true;
 	volatile int result = 0;
 
+	PreventCommandDuringRecovery("sync.touch()");
 	if (!JB_ROOT_IS_OBJECT(json))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

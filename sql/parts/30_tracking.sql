@@ -479,6 +479,18 @@ BEGIN
                   HINT = 'It must be timestamptz; or name another column as modified_at, which is added if it does not exist.';
     END IF;
 
+    -- deleted_at
+    IF deleted_at IS NOT NULL THEN
+        SELECT * INTO attribute FROM pg_attribute a WHERE a.attrelid = rel AND a.attname = deleted_at;
+        IF attribute.attnotnull OR attribute.atttypid NOT IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype) THEN
+            RAISE EXCEPTION 'column "%" cannot mark deleted rows', deleted_at
+                USING ERRCODE = 'datatype_mismatch',
+                      DETAIL = CASE WHEN attribute.attnotnull THEN 'It is NOT NULL, so every row would be deleted.'
+                                    ELSE format('It is of type %s.', format_type(attribute.atttypid, attribute.atttypmod)) END,
+                      HINT = 'It must be a time that is null as long as the row is not deleted.';
+        END IF;
+    END IF;
+
     -- the source view
     IF source IS NOT NULL THEN
         IF (SELECT relkind FROM pg_class WHERE oid = source) <> 'v' THEN
