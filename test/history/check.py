@@ -69,21 +69,24 @@ class Run:
             chosen |= {"line", "orders"}
             if "node" not in chosen and rnd.random() < 0.5:
                 chosen.add("node")
-        names = [t.name for t in TABLES if t.name in chosen]
-        self.server.fresh()
         without = set(args.without.split(",")) if args.without else set()
-        if not args.without and not args.tables:
+        names = [t.name for t in TABLES if t.name in chosen - without]
+        self.server.fresh()
+        if not args.tables:
             # Now and then a calm run: what resets a lot hides what a delta does wrong.
             if rnd.random() < 0.4:
                 without |= {"ddl", "truncate", "reset", "attach", "prune"}
             if rnd.random() < 0.2:
                 without |= {"page"}
+            if rnd.random() < 0.5:
+                without |= {"remark"}
         self.world = world = World(self.server, self.engine, names, without)
         self.engine.create(self.server, world.tables)
         scheduler = Scheduler(self.server, self.seed)
         try:
             for number in range(args.writers or rnd.choice([2, 4, 6, 8])):
                 scheduler.actors.append(Writer(scheduler, world, "writer%d" % number))
+            world.note = scheduler.note
             scheduler.actors.append(Finisher(scheduler, world, "finisher"))
             world.writer = Writer(scheduler, world, "borrowed")
             world.writer.session.close()
@@ -150,6 +153,8 @@ def report(run, error):
     lines = error.split("\n")
     if len(lines) > 20 and not run.args.verbose:
         lines[20:] = ["(%d lines more)" % (len(lines) - 20)]
+    if run.args.verbose and isinstance(run.engine, Extension):
+        dump(run.server)
     print("# seed %s FAILED: %s" % (run.seed, "\n#   ".join(lines)))
     if run.args.trace:
         for step, who, what, outcome in run.trace:
@@ -158,6 +163,23 @@ def report(run, error):
     else:
         print("# again: check.py --seed %s --runs 1 --steps %d --trace" % (run.seed, run.args.steps))
     sys.stdout.flush()
+
+
+def dump(server):
+    """What the extension knows, beside a failure."""
+    conn = server.sync()
+    with conn.cursor() as cur:
+        for name in ("reset_marker", "tick", "change_log"):
+            cur.execute("SELECT * FROM sync.%s t ORDER BY t" % name)
+            for row in cur.fetchall():
+                print("# sync.%s: %s" % (name, ", ".join(str(v) for v in row)))
+        cur.execute("SELECT 'sync.' || relname FROM pg_class WHERE relkind = 'r'"
+                    " AND relnamespace = 'sync'::regnamespace AND relname ~ '^log_[0-9]+$'")
+        for (name,) in cur.fetchall():
+            cur.execute("SELECT * FROM %s t ORDER BY xid, seq" % name)
+            for row in cur.fetchall():
+                print("# %s: %s" % (name, ", ".join(str(v) for v in row)))
+    conn.close()
 
 
 class Tally:
@@ -275,7 +297,7 @@ def main():
     parser.add_argument("--writers", type=int)
     parser.add_argument("--clients", type=int)
     parser.add_argument("--tables", help="only these, separated by commas")
-    parser.add_argument("--without", help="without these features: ddl,truncate,2pc,savepoint,own,"
+    parser.add_argument("--without", help="without these tables and features: ddl,truncate,2pc,savepoint,own,"
                         "page,exclude,time,pull,replica,prune,touch,reset,merge,copy,attach,…")
     parser.add_argument("--keep-going", action="store_true", help="go on after a failing seed")
     parser.add_argument("--trace", nargs="?", const=True, help="print what happened, or only what"

@@ -291,6 +291,11 @@ def the_same_question_written_differently(t):
     device.pull()
     device.sub.filter = Filter("  (company)=$1 ", [1])
     t.equal(device.pull(reset=False), [], "nothing new")
+    device = t.device(table, "company IS NULL")
+    device.pull()
+    answer = t.value("SELECT sync.pull(%s)" % quote(json.dumps({"domains": {"note": {
+        "since": device.sub.cursor, "filter": "company IS NULL", "params": []}}})))
+    t.equal(answer["domains"]["note"].get("reset"), None, "a reset, for no parameters")
 
 
 @case
