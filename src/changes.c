@@ -846,19 +846,33 @@ take_excluded(void *arg, SxRow *row)
 	return true;
 }
 
-/* Removes keys that the client names and that are not selected. */
-static void
+/*
+ * Removes keys that the client names and that are not selected. False when
+ * the page is full before all were looked at; reading->loaded says how many.
+ */
+static bool
 tell_excluded_removes(Reading *reading)
 {
+	int			max_rows = reading->request->max_rows;
 	Lookup		lookup;
 	Datum	  **values;
 
-	if (reading->excluded == NIL)
-		return;
+	if (reading->loaded.item >= list_length(reading->excluded))
+		return true;
 	values = look_up(reading, reading->excluded, take_excluded, &lookup);
-	for (int i = 0; i < list_length(reading->excluded); i++)
+	while (reading->loaded.item < list_length(reading->excluded))
+	{
+		int			i = reading->loaded.item;
+
 		if (!lookup.done[i])
+		{
+			if (max_rows > 0 && reading->told >= max_rows)
+				return false;
 			tell_remove(reading, values[i]);
+		}
+		reading->loaded.item++;
+	}
+	return true;
 }
 
 /*
@@ -869,14 +883,13 @@ static bool
 read_load(Reading *reading, const SxPosition *after)
 {
 	int			max_rows = reading->request->max_rows;
-	bool		first = after == NULL;
 
 	reading->flush_all = true;
-	if (first)
-		tell_excluded_removes(reading);
-	else
+	if (after != NULL)
 		reading->loaded = *after;
 	reading->loaded.kind = SX_POSITION_LOAD;
+	if (reading->loaded.nkeys == 0 && !tell_excluded_removes(reading))
+		return false;
 
 	/*
 	 * Rows that exclude leaves out, or a view hides, do not count: a page may

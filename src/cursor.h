@@ -43,8 +43,10 @@ typedef struct SxPosition
 	uint32		scan;			/* LOG, OWN: which of the question's scopes */
 	uint64		xid;			/* LOG, OWN: the entry that comes next ... */
 	int32		seq;
-	uint32		item;			/* ... and the key in it */
-	int			nkeys;			/* LOAD: the last key delivered, as text */
+	uint32		item;			/* ... and the key in it; LOAD: how many of the
+								 * keys in exclude were looked at */
+	int			nkeys;			/* LOAD: the last key examined, as text; 0:
+								 * none so far */
 	char	  **keys;
 } SxPosition;
 

@@ -2,7 +2,7 @@
 \i test/setup.sql
 -- sync.cursor is an opaque value that comes back from clients: hostile input.
 BEGIN;
-SELECT plan(40);
+SELECT plan(41);
 
 CREATE TABLE thing (id int PRIMARY KEY, note text);
 SELECT sync.track('thing');
@@ -79,6 +79,7 @@ SELECT lives_ok($$SELECT '2026-08-22T12:00:00.123+02:00'::sync.cursor$$, 'ISO 86
 SELECT lives_ok($$SELECT * FROM sync.changes('thing', now())$$, 'a timestamptz casts by itself');
 SELECT lives_ok($$SELECT * FROM sync.changes('thing', '2026-08-22 12:00:00+00')$$, 'a literal resolves');
 SELECT lives_ok($$SELECT * FROM sync.changes('thing', NULL)$$, 'NULL resolves');
+SELECT lives_ok($$SELECT * FROM sync.changes('thing', current_date)$$, 'a date casts by itself');
 PREPARE untyped AS SELECT op FROM sync.changes('thing', $1);
 SELECT lives_ok($$EXECUTE untyped('2026-08-22T12:00:00Z')$$, 'an untyped parameter resolves');
 SET LOCAL datestyle = 'Postgres, DMY';

@@ -13,7 +13,7 @@ CREATE DOMAIN codes AS code;
 CREATE TEMP TABLE kinds (kind text, type text, one text, two text, PRIMARY KEY (kind));
 INSERT INTO kinds VALUES
 	('k_int', 'int', '1', '2'), ('k_smallint', 'smallint', '-1', '2'), ('k_bigint', 'bigint', '1', '9223372036854775807'),
-	('k_text', 'text', 'a "quoted", key', ''), ('k_varchar', 'varchar(40)', 'a', 'b'), ('k_char', 'char(3)', 'a  ', 'b  '),
+	('k_text', 'text', 'a "quoted", key', ''), ('k_varchar', 'varchar(40)', 'a', 'b'), ('k_char', 'char(3)', 'abc', 'xyz'),
 	('k_uuid', 'uuid', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'),
 	('k_numeric', 'numeric', '1.50', '123456789012345678901234567890.5'), ('k_float', 'float8', '0.1', '1e+100'),
 	('k_date', 'date', '2026-01-01', '2026-12-31'), ('k_ts', 'timestamptz', '2026-01-01T00:00:00.123456+00:00', '2026-12-31T00:00:00+00:00'),
