@@ -113,7 +113,7 @@ typedef struct Level
 	Entry	   *last;
 	Entry	   *recent;			/* the row that took the last key */
 	int			waiting;		/* keys in all */
-	Entry	   *buckets[BUCKETS];
+	Entry	  **buckets;		/* NULL while there is but one entry */
 	SxEvent    *events;			/* in TopTransactionContext */
 } Level;
 
@@ -148,7 +148,7 @@ forget_waiting(Level *level)
 {
 	level->first = level->last = level->recent = NULL;
 	level->waiting = 0;
-	memset(level->buckets, 0, sizeof(level->buckets));
+	level->buckets = NULL;
 	MemoryContextReset(level->context);
 }
 
@@ -318,6 +318,22 @@ takes(SxTable *table, Entry *entry, SxOp op, CommandId cid,
 	return true;
 }
 
+static void
+put_in_bucket(Level *level, Entry *entry)
+{
+	entry->chain = level->buckets[entry->hash % BUCKETS];
+	level->buckets[entry->hash % BUCKETS] = entry;
+}
+
+/* Most statements make one entry; the buckets are for more. */
+static void
+make_buckets(Level *level)
+{
+	level->buckets = palloc0(sizeof(Entry *) * BUCKETS);
+	for (Entry *entry = level->first; entry != NULL; entry = entry->next)
+		put_in_bucket(level, entry);
+}
+
 /* A copy that no longer points into a page or out of line. */
 static Datum
 own_copy(SxColumn *column, Datum value)
@@ -354,8 +370,8 @@ new_entry(SxTable *table, Level *level, uint32 hash, SxOp op, CommandId cid,
 	else
 		level->last->next = entry;
 	level->last = entry;
-	entry->chain = level->buckets[hash % BUCKETS];
-	level->buckets[hash % BUCKETS] = entry;
+	if (level->buckets != NULL)
+		put_in_bucket(level, entry);
 	return entry;
 }
 
@@ -370,8 +386,10 @@ find_entry(SxTable *table, Level *level, SxOp op, CommandId cid,
 		return entry;
 
 	hash = hash_combine(hash_scopes(table, scopes, nulls), (uint32) op);
-	for (entry = level->buckets[hash % BUCKETS]; entry != NULL;
-		 entry = entry->chain)
+	if (level->buckets == NULL && level->first != NULL)
+		make_buckets(level);
+	for (entry = level->buckets == NULL ? NULL : level->buckets[hash % BUCKETS];
+		 entry != NULL; entry = entry->chain)
 	{
 		if (entry->hash == hash &&
 			takes(table, entry, op, cid, origin, scopes, nulls))

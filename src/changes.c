@@ -151,7 +151,8 @@ typedef struct Reading
 	bool		catching_up;	/* loaded keys must not come twice */
 
 	/* first load */
-	SxPosition	loaded;			/* the last key that was examined */
+	SxPosition	loaded;			/* the last key that was examined ... */
+	MinimalTuple last_loaded;	/* ... and what to make it of */
 	int			load_rows;
 	bool		load_cut;
 } Reading;
@@ -449,14 +450,13 @@ find_key(Reading *reading, Datum *values, bool make)
 }
 
 static void
-key_values(Reading *reading, Key *key, Datum *values)
+image_values(Reading *reading, MinimalTuple image, Datum *values)
 {
 	bool		nulls[INDEX_MAX_KEYS];
 	HeapTupleData tuple;
 
-	tuple.t_len = key->hash.image->t_len + MINIMAL_TUPLE_OFFSET;
-	tuple.t_data = (HeapTupleHeader) ((char *) key->hash.image -
-									  MINIMAL_TUPLE_OFFSET);
+	tuple.t_len = image->t_len + MINIMAL_TUPLE_OFFSET;
+	tuple.t_data = (HeapTupleHeader) ((char *) image - MINIMAL_TUPLE_OFFSET);
 	heap_deform_tuple(&tuple, reading->table->key_row, values, nulls);
 }
 
@@ -634,7 +634,7 @@ look_up(Reading *reading, List *keys, SxTakeRow take, Lookup *lookup)
 	{
 		lookup->keys[i] = lfirst(cell);
 		values[i] = palloc(sizeof(Datum) * reading->table->nkeys);
-		key_values(reading, lookup->keys[i], values[i]);
+		image_values(reading, lookup->keys[i]->hash.image, values[i]);
 		i++;
 	}
 	sx_rows_lookup(reading->table, reading->filter, reading->params, n, values,
@@ -826,10 +826,24 @@ take_loaded(void *arg, SxRow *row)
 	{
 		MemoryContext old = MemoryContextSwitchTo(reading->answer);
 
-		sx_rows_position(reading->table, row->key, &reading->loaded);
+		if (reading->last_loaded != NULL)
+			heap_free_minimal_tuple(reading->last_loaded);
+		reading->last_loaded = key_image(reading, row->key);
 		MemoryContextSwitchTo(old);
 	}
 	return true;
+}
+
+/* Makes a position of the last key that was examined. */
+static void
+note_loaded(Reading *reading)
+{
+	Datum		values[INDEX_MAX_KEYS];
+
+	if (reading->last_loaded == NULL)
+		return;
+	image_values(reading, reading->last_loaded, values);
+	sx_rows_position(reading->table, values, &reading->loaded);
 }
 
 static bool
@@ -904,6 +918,7 @@ read_load(Reading *reading, const SxPosition *after)
 		sx_rows_load(reading->table, reading->filter, reading->params,
 					 reading->loaded.nkeys > 0 ? &reading->loaded : NULL,
 					 limit, take_loaded, reading);
+		note_loaded(reading);
 		if (reading->load_cut)
 			return false;
 		if (limit == 0 || reading->load_rows < limit)

@@ -19,8 +19,10 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/xact.h"
 #include "commands/trigger.h"
+#include "utils/datum.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -92,20 +94,57 @@ stamp_insert(SxTable *table, HeapTuple tuple)
 	return with_modified_at(table, tuple, TimestampTzGetDatum(stamp), false);
 }
 
-static HeapTuple
-stamp_update(SxTable *table, HeapTuple old, HeapTuple new)
+/*
+ * Whether a column that the UPDATE names has changed, which settles it for
+ * most: the rest of the row need not be looked at.
+ */
+static bool
+named_column_changed(SxTable *table, TriggerData *trigger)
 {
+	int			member = -1;
+
+	while ((member = bms_next_member(trigger->tg_updatedcols, member)) >= 0)
+	{
+		AttrNumber	attnum = member + FirstLowInvalidHeapAttributeNumber;
+		Form_pg_attribute attr;
+		Datum		x;
+		Datum		y;
+		bool		x_null;
+		bool		y_null;
+
+		if (attnum < 1 || attnum > table->row->natts ||
+			attnum == table->modified_at)
+			continue;
+		attr = TupleDescAttr(table->row, attnum - 1);
+		if (attr->attisdropped || attr->attgenerated != '\0')
+			continue;
+		x = heap_getattr(trigger->tg_trigtuple, attnum, table->row, &x_null);
+		y = heap_getattr(trigger->tg_newtuple, attnum, table->row, &y_null);
+		if (x_null != y_null ||
+			(!x_null && !datum_image_eq(x, y, attr->attbyval, attr->attlen)))
+			return true;
+	}
+	return false;
+}
+
+static HeapTuple
+stamp_update(SxTable *table, TriggerData *trigger)
+{
+	HeapTuple	old = trigger->tg_trigtuple;
+	HeapTuple	new = trigger->tg_newtuple;
 	TimestampTz stamp;
 	bool		old_null;
-	bool		new_null;
 	Datum		old_value = heap_getattr(old, table->modified_at, table->row,
 										 &old_null);
-	Datum		new_value = heap_getattr(new, table->modified_at, table->row,
-										 &new_null);
 
 	if (forced_root != table->root &&
+		!named_column_changed(table, trigger) &&
 		sx_tracked_same_row(table, old, new, table->modified_at))
 	{
+		bool		new_null;
+		Datum		new_value = heap_getattr(new, table->modified_at,
+											 table->row, &new_null);
+
 		if (old_null == new_null && (old_null || old_value == new_value))
 			return new;
 		return with_modified_at(table, new, old_value, old_null);
@@ -140,7 +179,6 @@ sync_ext_stamp(PG_FUNCTION_ARGS)
 							   trigger->tg_newtuple : trigger->tg_trigtuple);
 
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
-		return PointerGetDatum(stamp_update(table, trigger->tg_trigtuple,
-											trigger->tg_newtuple));
+		return PointerGetDatum(stamp_update(table, trigger));
 	return PointerGetDatum(stamp_insert(table, trigger->tg_trigtuple));
 }
