@@ -269,10 +269,12 @@ staged_settings() {
 }
 
 # Compile the copy and install it below $stage.  Prints only what is worth
-# reading.
+# reading.  The suites that start servers of their own find it by
+# SYNC_EXT_STAGE.
 build() {
   local log=$work/build.log
 
+  export SYNC_EXT_STAGE=$stage
   staged_settings >/dev/null ||
     fail "this PostgreSQL $pg_major can only load an extension that is installed into the system (Debian's can)" \
       "To do that: make && make install && make installcheck"
@@ -308,7 +310,6 @@ start_cluster() {
   } | as_user tee -a "$work/data/postgresql.conf" >/dev/null
 
   export PGHOST=$work/s PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
-  export SYNC_EXT_STAGE=$stage
   start_server
 }
 
