@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use PostgreSQL::Test::Utils;
 use Test::More;
 use SyncExt;
 
@@ -27,9 +28,15 @@ my $all = q{SELECT jsonb_build_object('id', id), to_jsonb(d) FROM doc d};
 
 sub crash
 {
+	my ($pid) = split /\n/, PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid');
 	$node->kill9;
 
-	# the orphans notice it soon; until then the directory is in use
+	# it takes a moment to die, and its children one to notice
+	for (1 .. 100)
+	{
+		last unless kill 0, $pid;
+		select undef, undef, undef, 0.05;
+	}
 	for (1 .. 100)
 	{
 		return if $node->start(fail_ok => 1);

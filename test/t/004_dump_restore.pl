@@ -66,8 +66,8 @@ for my $how (sort keys %restore)
 	}
 	is($node->safe_psql($db, q{SELECT count(*) FROM pg_trigger WHERE tgrelid = 'doc'::regclass AND NOT tgisinternal}),
 		$node->safe_psql('origin', q{SELECT count(*) FROM pg_trigger WHERE tgrelid = 'doc'::regclass AND NOT tgisinternal}), "$how: each trigger once");
-	is($node->safe_psql($db, q{SELECT string_agg(tgname || tgenabled, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'doc'::regclass AND NOT tgisinternal}),
-		$node->safe_psql('origin', q{SELECT string_agg(tgname || tgenabled, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'doc'::regclass AND NOT tgisinternal}), "$how: and as it was");
+	is($node->safe_psql($db, q{SELECT string_agg(tgname || tgenabled::text, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'doc'::regclass AND NOT tgisinternal}),
+		$node->safe_psql('origin', q{SELECT string_agg(tgname || tgenabled::text, ' ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'doc'::regclass AND NOT tgisinternal}), "$how: and as it was");
 	is($node->safe_psql($db, q{SELECT (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM sync.log_' || 'doc'::regclass::oid, false, true, '')))[1]}), '0', "$how: the restore is no change");
 	is($node->safe_psql($db, "SELECT sync.describe('odd'), sync.describe('company')"), $described, "$how: the domains are what they were");
 	my $new = SyncExt::client($node, 'doc', db => $db);
