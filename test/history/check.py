@@ -20,6 +20,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 import traceback
 
@@ -161,6 +162,11 @@ def report(run, error):
             if run.args.trace is True or who in run.args.trace or run.args.trace in what:
                 print("#   %5d %-8s %s%s" % (step, who, what, outcome and "  -- " + outcome))
     else:
+        path = os.path.join(tempfile.gettempdir(), "sync_history_%s.trace" % run.seed)
+        with open(path, "w") as f:
+            for step, who, what, outcome in run.trace:
+                f.write("%5d %-8s %s%s\n" % (step, who, what, outcome and "  -- " + outcome))
+        print("# what happened: %s" % path)
         print("# again: check.py --seed %s --runs 1 --steps %d --trace" % (run.seed, run.args.steps))
     sys.stdout.flush()
 
@@ -288,6 +294,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dsn", default="dbname=postgres" if "PGDATABASE" not in os.environ else "")
+    parser.add_argument("--database", default=Server.DATABASE, help="another name for it, where"
+                        " several checkers share a server")
     parser.add_argument("--temp", action="store_true", help="start a private cluster")
     parser.add_argument("--keep", action="store_true", help="keep the private cluster's files")
     parser.add_argument("--seed", type=int, default=None)
@@ -307,6 +315,7 @@ def main():
     parser.add_argument("--mutant", choices=["snapshot"] + MUTANTS)
     parser.add_argument("--prove-it-bites", action="store_true")
     args = parser.parse_args()
+    Server.DATABASE = args.database
     faulthandler.register(signal.SIGUSR1)
     if args.seed is None:
         args.seed = random.SystemRandom().randrange(1 << 31)

@@ -755,6 +755,22 @@ def own_blind_key_change(t):
     t.equal(device.pull(), [("upsert", 5)], "the row")
 
 
+@case
+def own_blind_partition_move(t):
+    """An UPDATE that moves a row to another partition fires DELETE and INSERT triggers: the client
+    still knows only what it set, not the row."""
+    table = t.table("part", "id int, region int, title text, n int, PRIMARY KEY (id, region)",
+                    key=("id", "region"), after=" PARTITION BY LIST (region)")
+    t.sql("CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1);"
+          " CREATE TABLE part_2 PARTITION OF part FOR VALUES IN (2);"
+          " INSERT INTO part (id, region, title) VALUES (1, 1, 'by d')")
+    device = t.device(table, "region = $1", [2], name="c")
+    device.pull()
+    as_client(t, "c", "UPDATE part SET region = 2 WHERE id = 1")
+    t.equal(device.pull(), [("upsert", 1)], "the row")
+    t.equal(device.get(1)["title"], "by d", "title")
+
+
 def orders(t, on="ON DELETE CASCADE"):
     t.sql("CREATE TABLE orders (id int PRIMARY KEY, n int, modified_at timestamptz)")
     t.sql("CREATE TABLE line (id int PRIMARY KEY, order_id int REFERENCES orders %s"

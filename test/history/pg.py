@@ -276,7 +276,7 @@ class Scheduler:
 
     def settle(self):
         """Until every statement under way is done or waits for a lock."""
-        patience = 0.005
+        patience = 0.0015
         while True:
             busy = [a for a in self.actors if a.session.pending and not a.session.poll()]
             if not busy:
