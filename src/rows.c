@@ -6,8 +6,8 @@
  * Privileges, row-level security and the source view all hold because these
  * are ordinary queries of the caller, in the snapshot that is active.
  *
- * Keys are looked up one by one, laterally: so the source view, which may
- * aggregate, is asked for one key at a time, too.
+ * Keys are looked up one by one, and the source view, which may aggregate, is
+ * asked by a subquery for one key at a time, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -137,17 +137,17 @@ lookup_query(SxTable *table, SxFilter *filter)
 	conditional = append_condition(&condition, table, filter);
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT k.ord, r.* FROM " SX_KEYS " k CROSS JOIN LATERAL (SELECT ");
+	appendStringInfoString(&sql, "SELECT k.ord, ");
 	for (int i = 0; i < table->nkeys; i++)
-		appendStringInfo(&sql, "%s AS k%d, ", column(table->keys[i].name), i + 1);
+		appendStringInfo(&sql, "%s, ", column(table->keys[i].name));
 	for (int i = 0; i < table->nscopes; i++)
-		appendStringInfo(&sql, "%s AS s%d, ", column(table->scopes[i].name), i + 1);
-	appendStringInfo(&sql, "%s AS at, ",
+		appendStringInfo(&sql, "%s, ", column(table->scopes[i].name));
+	appendStringInfo(&sql, "%s, ",
 					 column(get_attname(table->root, table->modified_at, false)));
 	if (conditional)
 		appendStringInfo(&sql, "CASE WHEN %s THEN ", condition.data);
 	append_document(&sql, table);
-	appendStringInfo(&sql, "%s AS data FROM %s " SX_ALIAS " WHERE ",
+	appendStringInfo(&sql, "%s FROM " SX_KEYS " k JOIN %s " SX_ALIAS " ON ",
 					 conditional ? " END" : "", sx_plan_relation(table->root));
 	for (int i = 0; i < table->nkeys; i++)
 	{
@@ -155,7 +155,6 @@ lookup_query(SxTable *table, SxFilter *filter)
 		sx_plan_equal(&sql, column(table->keys[i].name), table->keys[i].type,
 					  psprintf("k.k%d", i + 1), table->keys[i].type);
 	}
-	appendStringInfoString(&sql, " OFFSET 0) r");
 	return sql.data;
 }
 
