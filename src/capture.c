@@ -534,6 +534,10 @@ origin_of(SxTable *table, TriggerData *trigger)
 		sx_stamp_forced() == table->root ||
 		DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1)
 		return NULL;
+	/* An UPDATE to another partition: its author may not know the whole row. */
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) &&
+		sx_stamp_saw_move(GetCurrentCommandId(false)))
+		return NULL;
 	if (table->fk_actions)
 	{
 		int			attnum = -1;

@@ -40,6 +40,9 @@ static Oid	forced_root = InvalidOid;
  */
 static TimestampTz last_update = 0;
 
+/* The last command in which that happened. */
+static CommandId moving_command = InvalidCommandId;
+
 Oid
 sx_stamp_force(Oid root)
 {
@@ -60,6 +63,13 @@ sx_stamp_end_xact(void)
 {
 	forced_root = InvalidOid;
 	last_update = 0;
+	moving_command = InvalidCommandId;
+}
+
+bool
+sx_stamp_saw_move(CommandId cid)
+{
+	return cid == moving_command;
 }
 
 static TimestampTz
@@ -90,7 +100,10 @@ stamp_insert(SxTable *table, HeapTuple tuple)
 
 	if (last_update != 0 && !isnull &&
 		DatumGetTimestampTz(given) == last_update)
+	{
 		stamp = Max(stamp, last_update);
+		moving_command = GetCurrentCommandId(false);
+	}
 	return with_modified_at(table, tuple, TimestampTzGetDatum(stamp), false);
 }
 

@@ -18,6 +18,9 @@ extern Oid	sx_stamp_force(Oid root);
 /* The root whose UPDATEs are forced to count, or InvalidOid. */
 extern Oid	sx_stamp_forced(void);
 
+/* Whether a row moved to another partition in this command. */
+extern bool sx_stamp_saw_move(CommandId cid);
+
 /* Forgets the state of a transaction that ended. */
 extern void sx_stamp_end_xact(void);
 

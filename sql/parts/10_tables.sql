@@ -42,6 +42,7 @@ CREATE TABLE sync.cascades (
     refs     pg_catalog.name[] NOT NULL,
     fk_atts  pg_catalog.int2[] NOT NULL,
     ref_atts pg_catalog.int2[] NOT NULL,
+    leaves   pg_catalog.oid[] NOT NULL,
     PRIMARY KEY (detail, master, fk)
 );
 COMMENT ON TABLE sync.cascades IS 'Which changes of detail rows count as changes of master rows';
@@ -51,6 +52,7 @@ COMMENT ON COLUMN sync.cascades.fk IS 'columns of the detail that refer to the m
 COMMENT ON COLUMN sync.cascades.refs IS 'columns of the master that they refer to';
 COMMENT ON COLUMN sync.cascades.fk_atts IS 'numbers of the columns fk; computed';
 COMMENT ON COLUMN sync.cascades.ref_atts IS 'numbers of the columns refs; computed';
+COMMENT ON COLUMN sync.cascades.leaves IS 'the detail and its partitions that are known to have triggers; computed';
 GRANT SELECT ON sync.cascades TO PUBLIC;
 
 -- What runs: never dumped, since a restored database begins anew.

@@ -73,6 +73,15 @@ $$;
 COMMENT ON FUNCTION sync.partition_tree(pg_catalog.oid) IS 'Internal: a table and its partitions';
 REVOKE ALL ON FUNCTION sync.partition_tree(pg_catalog.oid) FROM PUBLIC;
 
+CREATE FUNCTION sync.leaves_of(rel pg_catalog.oid) RETURNS pg_catalog.oid[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(relid ORDER BY relid) FROM sync.partition_tree(rel) AS tree(relid)
+$$;
+COMMENT ON FUNCTION sync.leaves_of(pg_catalog.oid) IS 'Internal: a table and its partitions, in order';
+REVOKE ALL ON FUNCTION sync.leaves_of(pg_catalog.oid) FROM PUBLIC;
+
 -- What the rows of a table say, as far as DDL can change it: the columns, and
 -- whether our triggers see changes.
 CREATE FUNCTION sync.shape_of(rel pg_catalog.oid) RETURNS pg_catalog.jsonb
@@ -162,7 +171,7 @@ BEGIN
 
     INSERT INTO sync.change_log (rel, log, pruned_below, packed, shape, leaves)
     VALUES (root, format('sync.%I', log_name)::regclass, '0', is_packed, sync.shape_of(root),
-            ARRAY(SELECT relid FROM sync.partition_tree(root) AS tree(relid) ORDER BY relid));
+            sync.leaves_of(root));
 END
 $$;
 COMMENT ON FUNCTION sync.create_log(pg_catalog.oid, pg_catalog.int2[], pg_catalog.int2[]) IS 'Internal: makes the log of a table';
@@ -233,6 +242,7 @@ AS $$
 BEGIN
     NEW.fk_atts := sync.column_numbers(NEW.detail, NEW.fk);
     NEW.ref_atts := sync.column_numbers(NEW.master, NEW.refs);
+    NEW.leaves := sync.leaves_of(NEW.detail);
     RETURN NEW;
 END
 $$;
@@ -292,6 +302,31 @@ $$;
 COMMENT ON FUNCTION sync.arm(pg_catalog.oid) IS 'Internal: makes the triggers that a table lacks, and drops those it no longer needs';
 REVOKE ALL ON FUNCTION sync.arm(pg_catalog.oid) FROM PUBLIC;
 
+-- The same for a partition that came later. Only for one: while a dump is
+-- restored the tables are there before their triggers, and a trigger that we
+-- made then would be in the way of the dump's own.
+CREATE FUNCTION sync.arm_partition(part pg_catalog.oid) RETURNS pg_catalog.void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    trigger_name name;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = part AND tgname = 'sync_statement') THEN
+        EXECUTE format('CREATE TRIGGER sync_statement AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION sync.statement()', part::regclass);
+    END IF;
+    FOR trigger_name IN
+        SELECT tgname FROM pg_trigger
+         WHERE tgrelid = part AND tgname IN ('sync_capture', 'sync_statement') AND tgenabled = 'O'
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', part::regclass, trigger_name);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sync.arm_partition(pg_catalog.oid) IS 'Internal: makes the triggers of a new partition';
+REVOKE ALL ON FUNCTION sync.arm_partition(pg_catalog.oid) FROM PUBLIC;
+
 -- Afterwards: what was known is void, and the shape is as it is now.
 CREATE FUNCTION sync.begin_anew(root pg_catalog.oid) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE
@@ -302,7 +337,7 @@ BEGIN
     PERFORM sync.mark_reset(root);
     UPDATE sync.change_log
        SET shape = sync.shape_of(root),
-           leaves = ARRAY(SELECT relid FROM sync.partition_tree(root) AS tree(relid) ORDER BY relid)
+           leaves = sync.leaves_of(root)
      WHERE rel = root;
 END
 $$;
@@ -711,9 +746,14 @@ BEGIN
                AND (x.fk <> sync.column_names(c.detail, c.fk_atts) OR x.refs <> sync.column_names(c.master, c.ref_atts));
         END IF;
     END LOOP;
-    IF EXISTS (SELECT FROM sync.cascades x WHERE x.detail = root) THEN
-        PERFORM sync.arm(root);
-    END IF;
+    now_leaves := sync.leaves_of(root);
+    FOR part IN
+        SELECT DISTINCT p.relid FROM sync.cascades x, unnest(now_leaves) AS p(relid)
+         WHERE x.detail = root AND NOT p.relid = ANY (x.leaves)
+    LOOP
+        PERFORM sync.arm_partition(part);
+    END LOOP;
+    UPDATE sync.cascades x SET leaves = now_leaves WHERE x.detail = root AND x.leaves <> now_leaves;
 
     SELECT * INTO t FROM sync.tracked x WHERE x.rel = root;
     IF NOT FOUND THEN
@@ -762,8 +802,6 @@ BEGIN
             CASE WHEN x.deleted_att IS NOT NULL THEN (sync.column_names(root, ARRAY[x.deleted_att]))[1] END);
 
     -- partitions that came with rows, or went with them
-    PERFORM sync.arm(root);
-    now_leaves := ARRAY(SELECT relid FROM sync.partition_tree(root) AS tree(relid) ORDER BY relid);
     IF now_leaves <> l.leaves THEN
         FOR part IN
             SELECT p.relid FROM unnest(now_leaves || l.leaves) AS p(relid)
@@ -774,7 +812,9 @@ BEGIN
                 void := true;
                 CONTINUE;
             END IF;
-            IF NOT part = ANY (now_leaves) THEN
+            IF part = ANY (now_leaves) THEN
+                PERFORM sync.arm_partition(part);
+            ELSE
                 EXECUTE format('DROP TRIGGER IF EXISTS sync_statement ON %s', part::regclass);
             END IF;
             EXECUTE format('SELECT EXISTS (SELECT FROM %s)', part::regclass) INTO has_rows;
