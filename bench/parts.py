@@ -160,9 +160,9 @@ class Bench:
 
     # ---- several latencies side by side ----
 
-    def latencies(self, queries, base, options=""):
-        """queries: {name: (pgbench script, variables)}. One client each, in turn."""
-        def runner(script, variables):
+    def latencies(self, queries, base):
+        """queries: {name: (pgbench script, variables, options of the session)}. One client each, in turn."""
+        def runner(script, variables, options=""):
             return lambda: self.server.pgbench(script, 1, 1, variables, options)
 
         return interleave({name: runner(*q) for name, q in queries.items()}, base, self.rounds, self.seed)
@@ -174,7 +174,7 @@ class Bench:
                          spread(results.value(name, "cpu"), 1), spread(results.ratio("cpu", name))])
         table(["query", "latency µs", "ratio", "backend CPU µs", "CPU ratio"], rows)
 
-    def show_profile(self, what, script, clients=1, variables=None, options=""):
+    def show_profile(self, what, script, variables=None, options="", clients=1):
         if self.profile:
             say(f"  where the backend's time goes, {what}:")
             for line in self.server.profile_pgbench(script, clients, variables, options):
@@ -349,7 +349,7 @@ def single(b):
         say()
         if not met:
             for name in ("tracked, notify off", "tracked, notify commit", "bare"):
-                b.show_profile(name, script(name), 4, options=options(name))
+                b.show_profile(name, script(name), None, options(name), 4)
     for t in tables.values():
         b.server.run(f"DROP TABLE {t}")
 
@@ -408,8 +408,8 @@ def _poll(b, queries, what):
             met &= b.targets.judge(f"{what}: {name}", results.ratio("latency", name), 1.5)
     say()
     if not met:
-        for name, (script, variables) in queries.items():
-            b.show_profile(name, script, 1, variables)
+        for name, query in queries.items():
+            b.show_profile(name, *query)
 
 
 # ---- 4. delta ----
@@ -439,8 +439,15 @@ def delta(b):
             b.transactions(t, stride, rows, stride=stride)
         queries = {
             "SELECT by modified_at": (f"SELECT to_jsonb(t) FROM {hand} t WHERE modified_at > :s;\n", {"s": since}),
+            "the same columns by modified_at":
+                (f"SELECT 'upsert', jsonb_build_object('id', id), to_jsonb(t), modified_at, NULL FROM {hand} t "
+                 "WHERE modified_at > :s;\n", {"s": since}),
+            # whoever knows keys has to find their rows: the floor
+            "the same columns by known keys":
+                (f"SELECT 'upsert', jsonb_build_object('id', t.id), to_jsonb(t), t.modified_at, NULL "
+                 f"FROM generate_series({stride}, {rows}, {stride}) k(id) JOIN {t} t ON t.id = k.id;\n",
+                 {}, "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off"),
             "sync.changes": (f"SELECT * FROM sync.changes('{t}', :c);\n", {"c": cursor}),
-            "sync.changes, data only": (f"SELECT data FROM sync.changes('{t}', :c);\n", {"c": cursor}),
         }
         how = "one statement" if kind == "packed" else "one-row transactions"
         say(f"{changed} of {rows} rows changed in {how}, log of {rows} such entries before; all rows fetched:\n")
@@ -451,11 +458,11 @@ def delta(b):
         results = b.latencies(queries, "SELECT by modified_at")
         b.show_latencies(results, queries)
         met = b.targets.judge(f"delta of {changed} in {rows}, {how}", results.ratio("latency", "sync.changes"), 1.3)
-        say()
+        say(f"  to the same columns by modified_at: {spread(results.ratio('latency', 'sync.changes', list(queries)[1]))}, "
+            f"by known keys: {spread(results.ratio('latency', 'sync.changes', list(queries)[2]))}\n")
         if not met:
-            for name, (script, variables) in queries.items():
-                if name != "sync.changes, data only":
-                    b.show_profile(name, script, 1, variables)
+            b.show_profile("SELECT by modified_at", *queries["SELECT by modified_at"])
+            b.show_profile("sync.changes", *queries["sync.changes"])
     _narrow(b, rows)
 
 
@@ -506,8 +513,8 @@ def _narrow(b, others):
             met &= b.targets.judge(f"10 changes among {kind} in other scopes, to few", results.ratio("latency", kind), 1.3)
     say()
     if not met:
-        for name, (script, variables) in queries.items():
-            b.show_profile(name, script, 1, variables)
+        for name, query in queries.items():
+            b.show_profile(name, *query)
     for i in range(len(queries)):
         b.server.run(f"DROP TABLE narrow_{i}")
 
