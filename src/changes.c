@@ -54,6 +54,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "sync_ext.h"
 #include "capture.h"
@@ -70,8 +71,8 @@
 PG_FUNCTION_INFO_V1(sync_ext_changes);
 PG_FUNCTION_INFO_V1(sync_ext_current_cursor);
 
-/* Keys that are looked up at once when the number of rows is not bounded. */
-#define LOOKUP_BATCH	1000
+/* Keys that are looked up at once: enough of them, but no more memory. */
+#define LOOKUP_BATCH	250
 
 /*
  * A page examines at most this many log entries for each row wanted, and at
@@ -149,6 +150,7 @@ typedef struct Reading
 	int			room;
 	bool		flush_all;		/* rows may be newer than those */
 	bool		catching_up;	/* loaded keys must not come twice */
+	SxShape    *shape;			/* of the table's rows, once needed */
 
 	/* first load */
 	SxPosition	loaded;			/* the last key that was examined ... */
@@ -178,6 +180,27 @@ sx_change_name(SxChangeKind kind)
 
 /* ---- telling ---- */
 
+static Jsonb *
+document(Reading *reading, SxRow *row)
+{
+	HeapTupleHeader plain;
+
+	if (!row->is_plain)
+		return DatumGetJsonbP(row->data);
+	plain = DatumGetHeapTupleHeader(row->data);
+	if (reading->shape == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(reading->answer);
+		TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(plain),
+												  HeapTupleHeaderGetTypMod(plain));
+
+		reading->shape = sx_rowjson_shape(desc);
+		ReleaseTupleDesc(desc);
+		MemoryContextSwitchTo(old);
+	}
+	return sx_rowjson_row(reading->shape, plain);
+}
+
 static void
 tell_upsert(Reading *reading, SxRow *row)
 {
@@ -185,7 +208,7 @@ tell_upsert(Reading *reading, SxRow *row)
 	SxChange	change = {.kind = SX_CHANGE_UPSERT};
 
 	change.key = sx_rowjson_key(reading->table, row->key);
-	change.data = DatumGetJsonbP(row->data);
+	change.data = document(reading, row);
 	change.has_modified_at = row->has_modified_at;
 	change.modified_at = row->modified_at;
 	reading->take(reading->arg, &change);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * rowjson.h
- *		Keys as JSON objects, to and fro.
+ *		Rows and keys as JSON objects, to and fro.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,6 +11,15 @@
 #include "utils/jsonb.h"
 
 #include "tracked.h"
+
+/* What is known of a row type, so that it need not be asked for each row. */
+typedef struct SxShape SxShape;
+
+/* For rows of this type, in the current memory context, which must last. */
+extern SxShape *sx_rowjson_shape(TupleDesc desc);
+
+/* The row as to_jsonb() makes it, in the current memory context. */
+extern Jsonb *sx_rowjson_row(SxShape *shape, HeapTupleHeader row);
 
 /* A key as {"column": value, ...}, in the current memory context. */
 extern Jsonb *sx_rowjson_key(SxTable *table, const Datum *key);

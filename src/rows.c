@@ -74,17 +74,20 @@ append_big_numbers(StringInfo sql, Oid relid, const char *alias)
 		appendStringInfoChar(sql, ')');
 }
 
-/* The document of the row "t". */
+/*
+ * The document of the row "t", or, where no view makes it, the row itself, of
+ * which sx_rowjson_row() makes one. (The cast keeps a column named like the
+ * alias from being taken for the row.)
+ */
 static void
 append_document(StringInfo sql, SxTable *table)
 {
 	if (!OidIsValid(table->source))
 	{
-		appendStringInfoString(sql, "pg_catalog.to_jsonb(" SX_ALIAS ")");
-		append_big_numbers(sql, table->root, SX_ALIAS);
+		appendStringInfo(sql, SX_ALIAS ".*::%s", sx_plan_relation(table->root));
 		return;
 	}
-	appendStringInfoString(sql, "(SELECT pg_catalog.to_jsonb(s)");
+	appendStringInfoString(sql, "(SELECT pg_catalog.to_jsonb(s.*)");
 	append_big_numbers(sql, table->source, "s");
 	appendStringInfo(sql, " FROM %s s WHERE ", sx_plan_relation(table->source));
 	for (int i = 0; i < table->nkeys; i++)
@@ -277,6 +280,7 @@ read_row(SxTable *table, SPITupleTable *rows, int number, bool has_scopes,
 	row->modified_at = isnull ? 0 : DatumGetTimestampTz(value);
 	row->data = SPI_getbinval(tuple, desc, attnum++, &isnull);
 	row->selected = !isnull;
+	row->is_plain = !OidIsValid(table->source);
 }
 
 static void

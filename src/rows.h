@@ -23,7 +23,8 @@ typedef struct SxRow
 	Datum	   *scopes;			/* lookups only */
 	bool	   *scope_nulls;
 	bool		selected;		/* by the filter; loads give no others */
-	Datum		data;			/* jsonb, when selected */
+	Datum		data;			/* when selected: the document as jsonb ... */
+	bool		is_plain;		/* ... or the row itself, where no view makes it */
 	bool		has_modified_at;
 	TimestampTz modified_at;
 } SxRow;
