@@ -111,7 +111,7 @@ class Run:
         """Everybody waits, for a prepared transaction perhaps."""
         if not self.world.prepared:
             return False
-        gid = sorted(self.world.prepared)[0]
+        gid = next(iter(self.world.prepared))
         self.world.allow_reset(self.world.prepared.pop(gid))
         conn = self.server.sync()
         with conn.cursor() as cur:
@@ -265,11 +265,12 @@ def random_runs(server, args, tally):
         tally.note(not lack, "the histories had enough in them")
 
 
-def mutant(server, args, name, tries=8):
+def mutant(server, args, name, tries=12):
     """The error that the checker finds with this cursor, or None."""
     if name == "snapshot-crash":
         return crash.mutant()
     rnd = random.Random("%s/%s" % (args.seed, name))
+    args = argparse.Namespace(**dict(vars(args), tables="note,task", steps=2500, writers=6, clients=5))
     for _ in range(tries):
         run, error = one(server, Model(name), rnd.randrange(1 << 31), args)
         if error is not None:
@@ -340,7 +341,7 @@ def main():
         elif args.runs is not None or args.seconds is not None:
             random_runs(server, args, tally)
         else:
-            args.seconds = 18
+            args.seconds = 12
             random_runs(server, args, tally)
             named.run(server, args, tally)
             if os.geteuid() != 0:

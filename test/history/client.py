@@ -180,7 +180,7 @@ class Client(Keeper, Actor):
     def apply_own(self, effects):
         for table, kind, key, data in effects:
             for sub in self.subs:
-                if sub.table is not table or not sub.own:
+                if sub.table is not table or not sub.own or sub.cursor is None:
                     continue
                 name = None if key is None else json.dumps(key, sort_keys=True)
                 if kind == "put":
@@ -349,47 +349,55 @@ class Client(Keeper, Actor):
         before it takes that snapshot."""
         return "LOCK TABLE %s IN ACCESS SHARE MODE" % ", ".join(sub.table.locks)
 
+    def write(self, sub):
+        """Some writes of its own; False if the transaction is lost by them."""
+        writer = self.world.writer
+        writer.rnd = self.rnd
+        for _ in range(self.rnd.choice([1, 2])):
+            try:
+                yield "SAVEPOINT w"
+                yield writer.operation(self.rnd.choice([sub.table, writer.pick()]))
+                yield "RELEASE w"
+            except psycopg2.Error as error:
+                writer.check(error)
+                if error.pgcode in ("40001", "40P01"):
+                    return False
+                yield "ROLLBACK TO w"
+        return True
+
     def transaction(self, sub, writes=False):
-        """A REPEATABLE READ transaction: the pages and the truth from one snapshot.  With writes
-        it changes rows itself, and holds the answer only if it commits."""
+        """A transaction of several statements.  REPEATABLE READ: the pages and the truth from one
+        snapshot.  With writes it changes rows itself, before and after it reads, and holds the
+        answer only if it commits; then it may be READ COMMITTED, too."""
         yield from self.free()
         trial = sub.clone()
+        trial.plain = trial.plain and not writes
+        one_snapshot = not writes or self.rnd.random() < 0.5
         try:
             resets = self.world.resets
             try:
-                yield "BEGIN ISOLATION LEVEL REPEATABLE READ"
+                yield "BEGIN ISOLATION LEVEL " + (
+                    "REPEATABLE READ" if one_snapshot else "READ COMMITTED")
                 yield self.lock(sub)
                 if writes:
-                    writer = self.world.writer
-                    writer.rnd = self.rnd
                     if self.rnd.random() < 0.5:
                         yield "SELECT 1"
                         for _ in range(self.rnd.choice([1, 4, 8])):
                             yield None
-                    for _ in range(self.rnd.choice([1, 2])):
-                        try:
-                            yield "SAVEPOINT w"
-                            yield writer.operation(self.rnd.choice([sub.table, writer.pick()]))
-                            yield "RELEASE w"
-                        except psycopg2.Error as error:
-                            writer.check(error)
-                            if error.pgcode in ("40001", "40P01"):
-                                yield "ROLLBACK"
-                                return
-                            yield "ROLLBACK TO w"
-                    trial.plain = False
+                    if not (yield from self.write(sub)):
+                        yield "ROLLBACK"
+                        return
+                    for _ in range(self.rnd.choice([0, 1, 4, 8])):
+                        yield None
                     # A snapshot still shows a row that others deleted meanwhile, and beside it
                     # the one that this transaction put in its place.
-                    key = ", ".join(sub.table.key)
-                    twice = yield "SELECT 1 FROM %s GROUP BY %s HAVING count(*) > 1" % (
-                        sub.table.name, key)
-                    if twice:
+                    if one_snapshot and (yield "SELECT 1 FROM %s GROUP BY %s HAVING count(*) > 1" % (
+                            sub.table.name, ", ".join(sub.table.key))):
                         yield "ROLLBACK"
                         return
                 for page in range(200):
-                    if not (writes or self.rnd.random() < 0.8):
-                        for _ in range(self.rnd.randrange(4)):
-                            yield None
+                    for _ in range(self.rnd.choice([0, 0, 1, 3])):
+                        yield None
                     first = trial.cursor is None
                     exclude, max_rows = self.excluded(trial), self.limit()
                     if page == 199:
@@ -397,18 +405,22 @@ class Client(Keeper, Actor):
                     rows, truth = yield from self.world.engine.fetch(
                         trial, trial.since(self.rnd),
                         client=self.name if sub.own and not writes else None,
-                        exclude=exclude, max_rows=max_rows, check=writes or page % 2 == 0)
+                        exclude=exclude, max_rows=max_rows, check=not one_snapshot or page % 2 == 0)
                     op = self.apply(trial, rows, exclude, max_rows, True, first)
                     if op == "up-to-date":
                         break
                 if truth is None:
                     truth = [r[0] for r in (yield oracle(trial))]
                 # A partition attached meanwhile shows in the truth, not in the snapshot.
-                if self.world.resets == resets:
+                if self.world.resets == resets or not one_snapshot:
                     self.compare(trial, truth)
                 elif sub.table.name == "part":
                     yield "ROLLBACK"
                     return
+                if writes and self.rnd.random() < 0.5:
+                    if not (yield from self.write(sub)):
+                        yield "ROLLBACK"
+                        return
                 if writes and self.rnd.random() < 0.4:
                     yield "ROLLBACK"
                     self.world.count("pulled and rolled back")

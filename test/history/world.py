@@ -4,6 +4,7 @@ The key spaces are small on purpose: everybody meets everybody.
 """
 
 import json
+import os
 
 import psycopg2
 
@@ -666,7 +667,7 @@ class Writer(Actor):
                 return
             if end < 0.25 and world.allows("2pc") and world.server.two_phase:
                 world.gid += 1
-                gid = "history_%d" % world.gid
+                gid = "history_%d_%d" % (os.getpid(), world.gid)
                 yield "PREPARE TRANSACTION %s" % quote(gid)
                 world.prepared[gid] = resets
                 world.count("prepared")
@@ -680,7 +681,7 @@ class Writer(Actor):
             yield "ROLLBACK"
 
     def finish_prepared(self, gid=None):
-        gid = gid or self.rnd.choice(sorted(self.world.prepared))
+        gid = gid or self.rnd.choice(list(self.world.prepared))
         resets = self.world.prepared.pop(gid)
         self.world.allow_reset(resets)
         if self.rnd.random() < 0.7:
