@@ -3,7 +3,7 @@
 -- sync.changes: what a client that applies every answer ends up with.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(84);
+SELECT plan(102);
 
 CREATE TABLE doc (id int PRIMARY KEY, team int, status text, title text);
 CREATE TABLE other (id int PRIMARY KEY, team int);
@@ -98,6 +98,36 @@ SELECT is(helper.sync('tmp', 'doc', 'id = 70'), '+70', 'own rows in a first load
 ROLLBACK;
 SELECT is(helper.sync('all', 'doc'), '', 'nothing of it after a rollback');
 
+BEGIN;
+SAVEPOINT s;
+INSERT INTO doc VALUES (71, 1, 'open', 'perhaps');
+SELECT is(helper.page('sub', 'doc', 'id = 71'), '+71', 'own rows inside a savepoint');
+ROLLBACK TO s;
+SELECT is((SELECT count(*)::int FROM sync.changes('doc', NULL, 'id = 71') WHERE op = 'upsert'), 0, 'and not when it is undone');
+COMMIT;
+BEGIN READ ONLY;
+SELECT is((SELECT count(*)::int FROM sync.changes('doc', (SELECT c FROM kept WHERE who = 'all'))), 1, 'a read-only transaction');
+COMMIT;
+BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE;
+SELECT is((SELECT count(*)::int FROM sync.changes('doc', (SELECT c FROM kept WHERE who = 'all'))), 1, 'a serializable one');
+COMMIT;
+
+-- several scopes at once
+SELECT is(helper.sync('in', 'doc', 'team IN (1, 2)'), '+1 +3', 'a list of scopes');
+SELECT is(helper.sync('any', 'doc', 'team = ANY ($1)', ARRAY['{1,2,1}']), '+1 +3', 'an array of scopes, one of them twice');
+SELECT is(helper.sync('none', 'doc', 'team = ANY ($1)', ARRAY['{}']), '', 'no scope at all');
+UPDATE doc SET team = 2 WHERE id = 1;
+SELECT is(helper.sync('in', 'doc', 'team IN (1, 2)'), '+1', 'a row moved inside the list stays');
+SELECT is(helper.sync('any', 'doc', 'team = ANY ($1)', ARRAY['{1,2,1}'], max_rows => 1), '+1', 'in the array, too');
+UPDATE doc SET team = 5 WHERE id = 1;
+UPDATE doc SET team = 1 WHERE id = 3;
+SELECT is(helper.sync('in', 'doc', 'team IN (1, 2)'), '-1 +3', 'out of the list');
+SELECT matches(helper.sync('any', 'doc', 'team = ANY ($1)', ARRAY['{1,2,1}'], max_rows => 1), '^([-+]\d \| )*[-+]\d$', 'out of the array, in pages');
+SELECT helper.same('any', 'SELECT to_jsonb(d) FROM t.doc d WHERE team IN (1, 2)', 'that client holds what it should');
+UPDATE doc SET team = 1 WHERE id = 1;
+UPDATE doc SET team = 2 WHERE id = 3;
+SELECT helper.sync('team2', 'doc', 'team = $1', '{2}'), helper.sync('all', 'doc') \g /dev/null
+
 -- another question with the same cursor
 SELECT helper.sync('team1', 'doc', 'team = $1', '{1}') \g /dev/null
 INSERT INTO kept SELECT 'wide', c FROM kept WHERE who = 'team1';
@@ -156,6 +186,39 @@ UPDATE doc SET status = 'open' WHERE id = 3;
 COMMIT;
 SELECT is(helper.sync('st', 'doc', 'status = ''open''', client => 'me'), '+3', 'as does one that I moved blindly into my filter');
 
+-- what the author's statement set in motion is news to the author
+CREATE TABLE owner (id int PRIMARY KEY, n int DEFAULT 0);
+CREATE TABLE pet (id int PRIMARY KEY, owner int REFERENCES owner ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE toy (id int PRIMARY KEY, owner int REFERENCES owner ON DELETE SET NULL);
+CREATE TABLE tail (id int PRIMARY KEY, pet int REFERENCES pet, v int);
+SELECT sync.track(r) FROM unnest('{owner,pet,toy}'::regclass[]) r;
+SELECT sync.cascade('tail', 'pet');
+INSERT INTO owner VALUES (1), (2), (3);
+INSERT INTO pet VALUES (1, 1), (2, 2), (3, 3);
+INSERT INTO toy VALUES (1, 1), (3, 3);
+SELECT helper.sync(d, d, client => 'me') FROM unnest('{owner,pet,toy}'::text[]) d \g /dev/null
+BEGIN;
+SELECT set_config('sync.client', 'me', true) \g /dev/null
+DELETE FROM owner WHERE id = 1;
+UPDATE owner SET id = 4 WHERE id = 2;
+COMMIT;
+SELECT is(helper.sync('pet', 'pet', client => 'me'), '-1 +2', 'ON DELETE CASCADE and ON UPDATE CASCADE');
+SELECT is(helper.sync('toy', 'toy', client => 'me'), '+1', 'ON DELETE SET NULL');
+SELECT helper.sync('owner', 'owner', client => 'me') \g /dev/null
+BEGIN;
+SELECT set_config('sync.client', 'me', true) \g /dev/null
+INSERT INTO tail VALUES (1, 3, 1);
+COMMIT;
+SELECT is(helper.sync('pet', 'pet', client => 'me'), '+3', 'a master touched');
+CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE t.owner SET n = n + 1 WHERE id = 3; RETURN NULL; END $$;
+CREATE TRIGGER bump AFTER UPDATE ON toy FOR EACH STATEMENT EXECUTE FUNCTION bump();
+BEGIN;
+SELECT set_config('sync.client', 'me', true) \g /dev/null
+UPDATE toy SET id = 33 WHERE id = 3;
+COMMIT;
+SELECT is(helper.sync('owner', 'owner', client => 'me'), '+3', 'what a trigger did');
+SELECT helper.same('pet', 'SELECT to_jsonb(p) FROM t.pet p', 'the author holds the details');
+
 -- exclude: rows that the client has from elsewhere
 SELECT helper.sync('ex', 'doc') \g /dev/null
 UPDATE doc SET title = 'ex' WHERE id IN (1, 3);
@@ -213,6 +276,19 @@ SELECT helper.page('mid3', 'many', max_rows => 1) \g /dev/null
 INSERT INTO many VALUES (2, 2);
 SELECT helper.sync('mid3', 'many', max_rows => 1) \g /dev/null
 SELECT helper.same('mid3', 'SELECT to_jsonb(m) FROM t.many m', 'a page that was just full');
+
+-- a page ends also where the log has entries and the client needs none of them
+CREATE TABLE mine (id int PRIMARY KEY, v int);
+SELECT sync.track('mine');
+INSERT INTO mine SELECT g, 0 FROM generate_series(1, 110000) g;
+INSERT INTO kept VALUES ('own', sync.current_cursor());
+BEGIN;
+SELECT set_config('sync.client', 'me', true) \g /dev/null
+UPDATE mine SET v = 1;
+COMMIT;
+UPDATE mine SET v = 2 WHERE id = 110000;
+SELECT matches(helper.sync('own', 'mine', client => 'me', max_rows => 5), '^(\| )*(\+110000( \|)*)$', 'a hundred thousand own changes, page by page');
+DROP TABLE mine;
 
 -- rows that the source view does not show
 CREATE TABLE base (id int PRIMARY KEY, shown boolean, v int);

@@ -90,7 +90,7 @@ is($old->sync, '', 'the old database has felt nothing');
 $node->safe_psql('postgres', 'CREATE DATABASE halves');
 my $connstr = $node->connstr('halves');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '--schema-only', '-d', $connstr, "$dir/custom" ], 'structure alone');
-$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '--disable-triggers', '-d', $connstr, "$dir/custom" ], 'then the data');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '-d', $connstr, "$dir/custom" ], 'then the data');
 is(SyncExt::client($node, 'doc', db => 'halves')->sync, '+1 +2', 'both halves make a whole');
 $node->stop;
 done_testing();
