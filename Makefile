@@ -98,7 +98,8 @@ checkver:
 
 # The archive for PGXN: the tree, and the install script that META.json names.
 dist: checkver $(INSTALL_SQL)
-	git archive --format=zip --prefix=$(EXTENSION)-$(EXTVERSION)/ \
-		--add-file=$(INSTALL_SQL) -o $(EXTENSION)-$(EXTVERSION).zip HEAD
+	git archive --format=zip -o $(EXTENSION)-$(EXTVERSION).zip \
+		--prefix=$(EXTENSION)-$(EXTVERSION)/sql/ --add-file=$(INSTALL_SQL) \
+		--prefix=$(EXTENSION)-$(EXTVERSION)/ HEAD
 
 .PHONY: tapcheck checkver dist
