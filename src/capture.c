@@ -24,6 +24,9 @@
  * while its subtransaction is the current one, before it commits into its
  * parent, or it is dropped when that one aborts.
  *
+ * An entry also says where the row's new version is, so that a reader need not
+ * look the key up in an index. It is a hint: the row may have moved since.
+ *
  * The log is written through the heap and index access methods, not by SQL:
  * the writer has no right on the log, needs none, and pays for no executor. An
  * entry is inserted with the command id at which its row changed, so a later
@@ -101,6 +104,7 @@ typedef struct Entry
 	int			room;
 	Size		bytes;			/* that they take */
 	Datum	   *keys;			/* nkeys times the columns of the key */
+	ItemPointerData *tids;		/* of the rows, unless they are gone */
 } Entry;
 
 /* What one subtransaction has waiting. */
@@ -167,6 +171,18 @@ next_sequence(Datum *value)
 }
 
 static Datum
+tid_array(Entry *entry, int first, int n)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * n);
+
+	for (int i = 0; i < n; i++)
+		elements[i] = PointerGetDatum(&entry->tids[first + i]);
+	return PointerGetDatum(construct_array(elements, n, TIDOID,
+										   sizeof(ItemPointerData), false,
+										   TYPALIGN_SHORT));
+}
+
+static Datum
 key_array(SxTable *table, Entry *entry, int column)
 {
 	SxColumn   *key = &table->keys[column];
@@ -202,6 +218,10 @@ insert_entry(SxTable *table, SxDirect *target, Entry *entry, Datum xid)
 	for (int row = 0; row < rows; row++)
 	{
 		next_sequence(&values[SX_LOG_SEQ - 1]);
+		nulls[SX_LOG_TIDS - 1] = entry->tids == NULL;
+		if (entry->tids != NULL)
+			values[SX_LOG_TIDS - 1] = table->packed ?
+				tid_array(entry, 0, entry->nkeys) : tid_array(entry, row, 1);
 		for (int i = 0; i < table->nkeys; i++)
 			values[SX_LOG_FIXED + i] = table->packed ?
 				key_array(table, entry, i) :
@@ -399,14 +419,32 @@ find_entry(SxTable *table, Level *level, SxOp op, CommandId cid,
 }
 
 static void
-add_key(SxTable *table, Entry *entry, Datum *key)
+add_room(SxTable *table, Entry *entry, bool with_tids)
 {
+	bool		first = entry->room == 0;
+
+	entry->room = first ? 1 : Min(entry->room * 4, MAX_ROW_KEYS);
+	entry->keys = first ?
+		palloc(sizeof(Datum) * entry->room * table->nkeys) :
+		repalloc(entry->keys, sizeof(Datum) * entry->room * table->nkeys);
+	if (with_tids)
+		entry->tids = first ?
+			palloc(sizeof(ItemPointerData) * entry->room) :
+			repalloc(entry->tids, sizeof(ItemPointerData) * entry->room);
+}
+
+static void
+add_key(SxTable *table, Entry *entry, Datum *key, ItemPointer tid)
+{
+	bool		with_tids = table->by_tid && entry->op != SX_OP_DELETE &&
+		entry->op != SX_OP_LEAVE;
+
 	if (entry->nkeys == entry->room)
+		add_room(table, entry, with_tids);
+	if (with_tids)
 	{
-		entry->room = entry->room == 0 ? 1 : Min(entry->room * 4, MAX_ROW_KEYS);
-		entry->keys = entry->keys == NULL ?
-			palloc(sizeof(Datum) * entry->room * table->nkeys) :
-			repalloc(entry->keys, sizeof(Datum) * entry->room * table->nkeys);
+		entry->tids[entry->nkeys] = *tid;
+		entry->bytes += sizeof(ItemPointerData);
 	}
 	for (int i = 0; i < table->nkeys; i++)
 	{
@@ -416,14 +454,14 @@ add_key(SxTable *table, Entry *entry, Datum *key)
 		entry->keys[entry->nkeys * table->nkeys + i] = copy;
 		entry->bytes += column->typlen == -1 ?
 			MAXALIGN(VARSIZE_ANY(DatumGetPointer(copy))) :
-			MAXALIGN(datumGetSize(copy, column->typbyval, column->typlen));
+			datumGetSize(copy, column->typbyval, column->typlen);
 	}
 	entry->nkeys++;
 }
 
 static void
 append(SxTable *table, SxOp op, const char *origin, Datum *key,
-	   Datum *scopes, bool *scope_nulls)
+	   Datum *scopes, bool *scope_nulls, ItemPointer tid)
 {
 	Level	   *level = current_level();
 	CommandId	cid = GetCurrentCommandId(true);
@@ -436,7 +474,7 @@ append(SxTable *table, SxOp op, const char *origin, Datum *key,
 
 	old = MemoryContextSwitchTo(level->context);
 	entry = find_entry(table, level, op, cid, origin, scopes, scope_nulls);
-	add_key(table, entry, key);
+	add_key(table, entry, key, tid);
 	level->recent = entry;
 	level->waiting++;
 	MemoryContextSwitchTo(old);
@@ -463,13 +501,16 @@ append_slot(SxTable *table, SxOp op, const char *origin, TupleTableSlot *slot)
 	}
 	for (int i = 0; i < table->nscopes; i++)
 		scopes[i] = slot_getattr(slot, table->scopes[i].attnum, &nulls[i]);
-	append(table, op, origin, key, scopes, nulls);
+	append(table, op, origin, key, scopes, nulls, &slot->tts_tid);
 }
 
 void
 sx_capture_key(SxTable *table, Datum *key)
 {
-	append(table, SX_OP_UPDATE, NULL, key, NULL, NULL);
+	ItemPointerData nowhere;
+
+	ItemPointerSetInvalid(&nowhere);
+	append(table, SX_OP_UPDATE, NULL, key, NULL, NULL, &nowhere);
 }
 
 /* ---- the row trigger ---- */

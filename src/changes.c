@@ -102,6 +102,8 @@ typedef struct Key
 	bool		excluded;		/* named in exclude, with ... */
 	TimestampTz excluded_at;	/* ... this modified_at */
 
+	ItemPointerData tid;		/* where its row was last, or invalid */
+
 	bool		foreign;		/* a change that is not the client's own */
 	bool		entered;		/* an enter by UPDATE */
 	bool		moved;			/* left or entered */
@@ -465,6 +467,7 @@ find_key(Reading *reading, Datum *values, bool make)
 	{
 		memset((char *) key + sizeof(KeyHash), 0, sizeof(Key) - sizeof(KeyHash));
 		key->state = KEY_SILENT;
+		ItemPointerSetInvalid(&key->tid);
 	}
 	else
 		pfree(hash.image);
@@ -647,21 +650,24 @@ look_up(Reading *reading, List *keys, SxTakeRow take, Lookup *lookup)
 {
 	int			n = list_length(keys);
 	Datum	  **values = palloc(sizeof(Datum *) * n);
+	ItemPointer *tids;
 	ListCell   *cell;
 	int			i = 0;
 
 	lookup->reading = reading;
 	lookup->keys = palloc(sizeof(Key *) * n);
 	lookup->done = palloc0(sizeof(bool) * n);
+	tids = palloc(sizeof(ItemPointer) * n);
 	foreach(cell, keys)
 	{
 		lookup->keys[i] = lfirst(cell);
 		values[i] = palloc(sizeof(Datum) * reading->table->nkeys);
 		image_values(reading, lookup->keys[i]->hash.image, values[i]);
+		tids[i] = &lookup->keys[i]->tid;
 		i++;
 	}
 	sx_rows_lookup(reading->table, reading->filter, reading->params, n, values,
-				   take, lookup);
+				   tids, take, lookup);
 	return values;
 }
 
@@ -726,6 +732,8 @@ count_entry(Reading *reading, Key *key, SxLogItem *item,
 		key->run_partial = from != NULL && from->kind != SX_POSITION_NONE &&
 			from->xid == item->position.xid && from->scan == item->position.scan;
 	}
+	if (ItemPointerIsValid(&item->tid))
+		key->tid = item->tid;
 	key->run_net += enters ? 1 : leaves ? -1 : 0;
 	key->foreign = key->foreign || !own;
 	key->entered = key->entered || item->op == SX_OP_ENTER;

@@ -26,6 +26,7 @@
 #include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
@@ -82,6 +83,7 @@ struct SxLogScan
 	uint32		nitems;
 	uint32		next_item;
 	Datum	  **arrays;			/* key columns of the entry */
+	Datum	   *tids;			/* NULL: none */
 	Datum	   *key;
 	char	   *origin;
 	MemoryContext entry_context;
@@ -615,6 +617,20 @@ read_keys(SxLogScan *scan)
 }
 
 static void
+read_tids(SxLogScan *scan)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(scan->entry, SX_LOG_TIDS, &isnull);
+	int			n;
+
+	scan->tids = NULL;
+	if (!isnull)
+		deconstruct_array(DatumGetArrayTypeP(value), TIDOID,
+						  sizeof(ItemPointerData), false, TYPALIGN_SHORT,
+						  &scan->tids, NULL, &n);
+}
+
+static void
 read_entry(SxLogScan *scan)
 {
 	MemoryContext old;
@@ -634,6 +650,7 @@ read_entry(SxLogScan *scan)
 	value = slot_getattr(scan->entry, SX_LOG_ORIGIN, &isnull);
 	scan->item.origin = isnull ? NULL : TextDatumGetCString(value);
 	read_keys(scan);
+	read_tids(scan);
 	scan->next_item = 0;
 	if (scan->from.kind != SX_POSITION_NONE &&
 		scan->item.position.scan == scan->from.scan &&
@@ -699,6 +716,9 @@ sx_logscan_next(SxLogScan *scan)
 			if (!sx_logscan_passes(scan, scan->row))
 				continue;
 			scan->item.position.item = place;
+			ItemPointerSetInvalid(&scan->item.tid);
+			if (scan->tids != NULL)
+				scan->item.tid = *(ItemPointer) DatumGetPointer(scan->tids[place]);
 			scan->item.key = scan->key;
 			scan->item.row = scan->row;
 			return &scan->item;

@@ -24,6 +24,7 @@ typedef struct SxLogItem
 	SxOp		op;
 	const char *origin;			/* NULL: nobody's own */
 	Datum	   *key;
+	ItemPointerData tid;		/* where the row was then, or invalid */
 	TupleTableSlot *row;		/* key columns, then scope columns */
 } SxLogItem;
 

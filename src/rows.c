@@ -6,7 +6,8 @@
  * Privileges, row-level security and the source view all hold because these
  * are ordinary queries of the caller, in the snapshot that is active.
  *
- * Keys are looked up one by one, and the source view, which may aggregate, is
+ * Keys are looked up one by one, first where the log says that the row is,
+ * which spares the search in the index; and the source view, which may aggregate, is
  * asked by a subquery for one key at a time, too.
  *
  *-------------------------------------------------------------------------
@@ -130,7 +131,7 @@ append_condition(StringInfo sql, SxTable *table, SxFilter *filter)
 }
 
 static char *
-lookup_query(SxTable *table, SxFilter *filter)
+lookup_query(SxTable *table, SxFilter *filter, bool by_tid)
 {
 	StringInfoData sql;
 	StringInfoData condition;
@@ -152,6 +153,8 @@ lookup_query(SxTable *table, SxFilter *filter)
 	append_document(&sql, table);
 	appendStringInfo(&sql, "%s FROM " SX_KEYS " k JOIN %s " SX_ALIAS " ON ",
 					 conditional ? " END" : "", sx_plan_relation(table->root));
+	if (by_tid)
+		appendStringInfoString(&sql, SX_ALIAS ".ctid OPERATOR(pg_catalog.=) k.tid AND ");
 	for (int i = 0; i < table->nkeys; i++)
 	{
 		appendStringInfoString(&sql, i == 0 ? "" : " AND ");
@@ -295,33 +298,37 @@ prepare_row(SxTable *table, SxRow *row)
 static TupleDesc
 lookup_desc(SxTable *table)
 {
-	TupleDesc	desc = CreateTemplateTupleDesc(table->nkeys + 1);
+	TupleDesc	desc = CreateTemplateTupleDesc(table->nkeys + 2);
 
 	TupleDescInitEntry(desc, 1, "ord", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, 2, "tid", TIDOID, -1, 0);
 	for (int i = 0; i < table->nkeys; i++)
 	{
-		TupleDescInitEntry(desc, i + 2, psprintf("k%d", i + 1),
+		TupleDescInitEntry(desc, i + 3, psprintf("k%d", i + 1),
 						   table->keys[i].type, table->keys[i].typmod, 0);
-		TupleDescInitEntryCollation(desc, i + 2, table->keys[i].collation);
+		TupleDescInitEntryCollation(desc, i + 3, table->keys[i].collation);
 	}
 	return desc;
 }
 
-void
-sx_rows_lookup(SxTable *table, SxFilter *filter, ParamListInfo params,
-			   int n, Datum **keys, SxTakeRow take, void *arg)
+/* Looks up the keys that were not found so far, in one of the two ways. */
+static void
+look_up(SxTable *table, SxFilter *filter, ParamListInfo params, int n,
+		Datum **keys, ItemPointer *tids, bool by_tid, bool *found,
+		SxTakeRow take, void *arg)
 {
-	char	   *sql = lookup_query(table, filter);
 	MemoryContext caller = CurrentMemoryContext;
+	char	   *sql = lookup_query(table, filter, by_tid);
 	Oid		   *types;
 	Datum	   *values;
 	char	   *nulls;
 	int			nparams = spi_params(filter, params, 0, &types, &values, &nulls);
-	Datum	   *key = palloc(sizeof(Datum) * (table->nkeys + 1));
-	bool	   *key_nulls = palloc0(sizeof(bool) * (table->nkeys + 1));
+	Datum	   *key = palloc(sizeof(Datum) * (table->nkeys + 2));
+	bool	   *key_nulls = palloc0(sizeof(bool) * (table->nkeys + 2));
 	SxKeys	   *relation;
 	SxRow		row;
 	int			result;
+	int			wanted = 0;
 
 	prepare_row(table, &row);
 	if (SPI_connect() != SPI_OK_CONNECT)
@@ -329,29 +336,49 @@ sx_rows_lookup(SxTable *table, SxFilter *filter, ParamListInfo params,
 	relation = sx_keys_begin(lookup_desc(table));
 	for (int i = 0; i < n; i++)
 	{
+		if (found[i] || (by_tid && !ItemPointerIsValid(tids[i])))
+			continue;
 		key[0] = Int32GetDatum(i);
-		memcpy(key + 1, keys[i], sizeof(Datum) * table->nkeys);
+		key[1] = PointerGetDatum(tids[i]);
+		key_nulls[1] = !ItemPointerIsValid(tids[i]);
+		memcpy(key + 2, keys[i], sizeof(Datum) * table->nkeys);
 		sx_keys_put(relation, key, key_nulls);
+		wanted++;
 	}
 	sx_keys_end(relation);
 
-	result = SPI_execute_plan(sx_plan_get(sql, nparams, types), values, nulls,
-							  true, 0);
-	if (result != SPI_OK_SELECT)
-		elog(ERROR, "could not run \"%s\": %s", sql,
-			 SPI_result_code_string(result));
-	for (uint64 i = 0; i < SPI_processed; i++)
+	if (wanted > 0)
 	{
-		MemoryContext old;
-		SPITupleTable *rows = SPI_tuptable;
+		result = SPI_execute_plan(sx_plan_get(sql, nparams, types), values,
+								  nulls, true, 0);
+		if (result != SPI_OK_SELECT)
+			elog(ERROR, "could not run \"%s\": %s", sql,
+				 SPI_result_code_string(result));
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			MemoryContext old;
 
-		read_row(table, rows, i, true, &row);
-		old = MemoryContextSwitchTo(caller);
-		(void) take(arg, &row);
-		MemoryContextSwitchTo(old);
+			read_row(table, SPI_tuptable, i, true, &row);
+			found[row.ord] = true;
+			old = MemoryContextSwitchTo(caller);
+			(void) take(arg, &row);
+			MemoryContextSwitchTo(old);
+		}
 	}
 	tuplestore_end(relation->store);
 	SPI_finish();
+}
+
+void
+sx_rows_lookup(SxTable *table, SxFilter *filter, ParamListInfo params,
+			   int n, Datum **keys, ItemPointer *tids, SxTakeRow take,
+			   void *arg)
+{
+	bool	   *found = palloc0(sizeof(bool) * n);
+
+	if (table->by_tid)
+		look_up(table, filter, params, n, keys, tids, true, found, take, arg);
+	look_up(table, filter, params, n, keys, tids, false, found, take, arg);
 }
 
 /*

@@ -34,11 +34,13 @@ typedef bool (*SxTakeRow) (void *arg, SxRow *row);
 
 /*
  * Looks keys up, in the active snapshot. Keys that have no row that the
- * caller sees give none. "keys" holds n times the columns of the key.
+ * caller sees give none. "keys" holds n times the columns of the key, "tids"
+ * where the rows were last seen, or invalid: where a row is not there (any
+ * more) it is looked up by its key.
  */
 extern void sx_rows_lookup(SxTable *table, SxFilter *filter,
 						   ParamListInfo params, int n, Datum **keys,
-						   SxTakeRow take, void *arg);
+						   ItemPointer *tids, SxTakeRow take, void *arg);
 
 /*
  * Reads the rows that the filter selects in the order of their keys, those

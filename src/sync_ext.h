@@ -33,6 +33,7 @@ typedef enum SxOp
 #define SX_LOG_SEQ			2
 #define SX_LOG_OP			3
 #define SX_LOG_ORIGIN		4
-#define SX_LOG_FIXED		4
+#define SX_LOG_TIDS			5
+#define SX_LOG_FIXED		5
 
 #endif							/* SYNC_EXT_H */

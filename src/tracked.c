@@ -368,6 +368,7 @@ fill_tracked(SxTable *table, Relation root, Relation rel,
 	if (!table->tracked)
 		return true;
 
+	table->by_tid = root->rd_rel->relkind == RELKIND_RELATION;
 	table->key_deferrable = is_key_deferrable(rel, table->nkeys, table->keys);
 	find_fk_actions(table, rel);
 	table->key_row = make_key_row(table->nkeys, table->keys);

@@ -51,6 +51,7 @@ typedef struct SxTable
 	Oid			log_by_xid;
 	Oid			log_by_scope;	/* InvalidOid without a scope */
 	bool		packed;			/* log rows hold arrays of keys */
+	bool		by_tid;			/* and where the rows were: not partitioned */
 	int			nkeys;
 	SxColumn   *keys;
 	int			nscopes;

@@ -157,9 +157,9 @@ BEGIN
     END LOOP;
 
     EXECUTE format('CREATE TABLE sync.%I (xid pg_catalog.xid8 NOT NULL, seq pg_catalog.int4 NOT NULL, '
-                   'op pg_catalog."char" NOT NULL, origin pg_catalog.text%s) USING heap',
+                   'op pg_catalog."char" NOT NULL, origin pg_catalog.text, tids pg_catalog.tid[]%s) USING heap',
                    log_name, columns);
-    EXECUTE format('ALTER TABLE sync.%I ALTER COLUMN origin SET STORAGE PLAIN%s', log_name, plain);
+    EXECUTE format('ALTER TABLE sync.%I ALTER COLUMN origin SET STORAGE PLAIN, ALTER COLUMN tids SET STORAGE PLAIN%s', log_name, plain);
     EXECUTE format('CREATE INDEX %I ON sync.%I (xid, seq)', log_name || '_by_xid', log_name);
     IF scope_columns <> '' THEN
         EXECUTE format('CREATE INDEX %I ON sync.%I (%sxid, seq)',
