@@ -32,6 +32,7 @@ class Sub:
         self.own = False
         self.reset_ok = True        # a reset is what it should expect
         self.original = self
+        self.excluded = None        # what it named as held when the delivery began
         self.partly = set()         # keys that it wrote blindly: it may not know the rest of them
         self.bound = True           # the cursor is bound to this question
         self.plain = True           # since the last up-to-date answer: nothing may come twice
@@ -204,13 +205,16 @@ class Client(Keeper, Actor):
     # what a client does
 
     def excluded(self, sub):
-        if not sub.uses_exclude or self.rnd.random() < 0.2:
-            return None
-        held = sorted(sub.copy.items())
-        chosen = [data for name, data in held
-                  if self.rnd.random() < 0.6 and name not in sub.partly]
-        return [dict({c: data[c] for c in sub.table.key}, modified_at=data["modified_at"])
-                for data in chosen]
+        """What it names as held: the same for all pages of a delivery."""
+        if sub.paging:
+            return sub.excluded
+        sub.excluded = None
+        if sub.uses_exclude and self.rnd.random() < 0.8:
+            held = [data for name, data in sorted(sub.copy.items()) if name not in sub.partly]
+            sub.excluded = [
+                dict({c: data[c] for c in sub.table.key}, modified_at=data["modified_at"])
+                for data in held if self.rnd.random() < 0.6]
+        return sub.excluded
 
     def next(self):
         if self.world.stopping:

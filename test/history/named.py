@@ -688,6 +688,27 @@ def same_ms_reinsert(t):
     t.equal(device.get(1)["title"], "b", "title")
 
 
+@case
+def exclude_after_a_marker(t):
+    """What a marker made void is void for rows, too, whose time stayed the same."""
+    table = notes(t)
+    t.sql("INSERT INTO note (id) VALUES (1)")
+    device = t.device(table)
+    device.pull()
+    held = [{"id": 1, "modified_at": device.get(1)["modified_at"]}]
+    t.sql("ALTER TABLE note ADD COLUMN x int DEFAULT 5")
+    device.pull(exclude=held, reset=True)
+    t.equal(device.get(1)["x"], 5, "the new column")
+    order, _ = orders(t)
+    t.sql("INSERT INTO orders (id) VALUES (1); INSERT INTO line (id, order_id) VALUES (1, 1)")
+    device = t.device(order)
+    device.pull()
+    held = [{"id": 1, "modified_at": device.get(1)["modified_at"]}]
+    t.sql("TRUNCATE line")
+    device.pull(exclude=held, reset=True)
+    t.equal(device.get(1)["lines"], None, "the lines")
+
+
 # ----------------------------------------------------------------------------------- own updates
 
 
