@@ -3,7 +3,7 @@
 -- sync.changes: what a client that applies every answer ends up with.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(102);
+SELECT plan(108);
 
 CREATE TABLE doc (id int PRIMARY KEY, team int, status text, title text);
 CREATE TABLE other (id int PRIMARY KEY, team int);
@@ -289,6 +289,33 @@ COMMIT;
 UPDATE mine SET v = 2 WHERE id = 110000;
 SELECT matches(helper.sync('own', 'mine', client => 'me', max_rows => 5), '^(\| )*(\+110000( \|)*)$', 'a hundred thousand own changes, page by page');
 DROP TABLE mine;
+
+-- rows that lie elsewhere than when they were logged
+CREATE TABLE moved (id int PRIMARY KEY, v int, filler text) WITH (fillfactor = 100, autovacuum_enabled = off);
+SELECT sync.track('moved');
+INSERT INTO moved SELECT g, 0, repeat('x', 500) FROM generate_series(1, 60) g;
+SELECT helper.sync('mv', 'moved') \g /dev/null
+UPDATE moved SET v = 1 WHERE id IN (1, 30, 60);
+VACUUM FULL moved;
+SELECT is(helper.sync('mv', 'moved'), '+1 +30 +60', 'after VACUUM FULL');
+UPDATE moved SET v = 2 WHERE id = 60;
+DELETE FROM moved WHERE id > 2 AND id < 60;
+VACUUM FULL moved;
+SELECT matches(helper.sync('mv', 'moved', max_rows => 10), '(^| )-59( |$)', 'deleted rows, of a table that shrank');
+SELECT helper.same('mv', 'SELECT to_jsonb(m) FROM t.moved m', 'the client holds the rest');
+UPDATE moved SET v = 3 WHERE id = 1;
+DELETE FROM moved WHERE id = 2;
+VACUUM moved;
+INSERT INTO moved VALUES (200, 0, repeat('y', 500)), (201, 0, repeat('z', 500));
+UPDATE moved SET id = 2 WHERE id = 200;
+SELECT is(helper.sync('mv', 'moved'), '-200 +1 +2 +201', 'places that other rows took since');
+BEGIN;
+DELETE FROM moved WHERE id = 1;
+INSERT INTO moved VALUES (1, 9, 'again');
+COMMIT;
+SELECT is(helper.sync('mv', 'moved'), '+1', 'a row put again');
+SELECT helper.same('mv', 'SELECT to_jsonb(m) FROM t.moved m', 'the client holds the table');
+DROP TABLE moved;
 
 -- rows that the source view does not show
 CREATE TABLE base (id int PRIMARY KEY, shown boolean, v int);
