@@ -80,15 +80,19 @@ sync_ext_administer(PG_FUNCTION_ARGS)
 	LOCAL_FCINFO(inner, FUNC_MAX_ARGS);
 	FmgrInfo	function;
 	SxUser		saved;
+	Oid		   *types;
+	int			ntypes;
 
+	/* of the function, not of the call: a fast-path call has no expression */
+	(void) get_func_signature(fcinfo->flinfo->fn_oid, &types, &ntypes);
 	fmgr_info(namesake(fcinfo->flinfo->fn_oid), &function);
 	InitFunctionCallInfoData(*inner, &function, PG_NARGS(), InvalidOid, NULL,
 							 NULL);
 	for (int i = 0; i < PG_NARGS(); i++)
 	{
 		/* the first two, if tables, are those that triggers are made on */
-		bool		is_table = i < 2 &&
-			get_fn_expr_argtype(fcinfo->flinfo, i) == REGCLASSOID;
+		bool		is_table = i < 2 && i < ntypes &&
+			types[i] == REGCLASSOID;
 
 		if (is_table && PG_ARGISNULL(i))
 			ereport(ERROR,
@@ -97,8 +101,9 @@ sync_ext_administer(PG_FUNCTION_ARGS)
 		if (is_table)
 		{
 			check_owner(PG_GETARG_OID(i));
-			/* what is checked now must hold until the commit */
+			/* once more, when nobody can change it any more */
 			LockRelationOid(PG_GETARG_OID(i), ShareRowExclusiveLock);
+			check_owner(PG_GETARG_OID(i));
 		}
 		inner->args[i] = fcinfo->args[i];
 	}

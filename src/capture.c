@@ -552,6 +552,8 @@ is_deleted(SxTable *table, TupleTableSlot *slot)
 static bool
 is_change(SxTable *table, TriggerData *trigger)
 {
+	if (table->tracked && sx_stamp_forced() == table->root)
+		return true;
 	if (table->tracked &&
 		!sx_capture_same(trigger->tg_trigslot, trigger->tg_newslot,
 						 table->modified_at))

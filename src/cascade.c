@@ -532,7 +532,14 @@ sx_cascade_before_commit(void)
 
 	if (touches == NULL)
 		return;
-	sx_cascade_apply();
+	if (waiting != NIL)
+	{
+		/* replicated changes, for which no statement trigger fired */
+		PushActiveSnapshot(GetTransactionSnapshot());
+		sx_cascade_apply();
+		PopActiveSnapshot();
+		AfterTriggerFireDeferred();
+	}
 	missing = missing_touches();
 	if (missing == NIL)
 		return;

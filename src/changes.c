@@ -399,6 +399,7 @@ tell_more(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 	cursor.seen = *seen;
 	cursor.has_target = true;
 	cursor.target = *target;
+	cursor.read = *reading->tight;
 	cursor.position = *position;
 	tell_end(reading, SX_CHANGE_MORE, &cursor);
 }
@@ -1070,7 +1071,10 @@ check_cursor(Reading *reading, SxCursor *cursor, uint64 pruned_below)
 	base = loading ? &cursor->target : &cursor->seen;
 	check_snapshot(reading, base);
 	if (cursor->has_target)
+	{
 		check_snapshot(reading, &cursor->target);
+		check_snapshot(reading, &cursor->read);
+	}
 	if (sx_snapshot_xmin(base) < pruned_below)
 		return &pruned;
 	if (has_new_marker(reading, base))
@@ -1231,7 +1235,7 @@ answer(Reading *reading, SxCursor *cursor)
 
 	low = Max(cursor->seen.xmax, pruned_below);
 	if (cursor->has_target)
-		low = Max(low, cursor->target.xmax);
+		low = Max(low, Max(cursor->target.xmax, cursor->read.xmax));
 	tighten(reading, low);
 	if (cursor->position.kind == SX_POSITION_LOAD)
 		tell_load(reading, cursor);

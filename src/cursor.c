@@ -162,7 +162,10 @@ sx_cursor_encode(const SxCursor *cursor)
 		put_uint(&buf, cursor->question);
 		put_snapshot(&buf, &cursor->seen);
 		if (cursor->has_target)
+		{
 			put_snapshot(&buf, &cursor->target);
+			put_snapshot(&buf, &cursor->read);
+		}
 		if (cursor->position.kind != SX_POSITION_NONE)
 			put_position(&buf, &cursor->position);
 	}
@@ -304,7 +307,10 @@ decode(const char *data, int len)
 		get_snapshot(&reader, &cursor->seen);
 		cursor->has_target = (flags & FLAG_TARGET) != 0;
 		if (cursor->has_target)
+		{
 			get_snapshot(&reader, &cursor->target);
+			get_snapshot(&reader, &cursor->read);
+		}
 		if (flags & FLAG_POSITION)
 			get_position(&reader, &cursor->position);
 	}

@@ -62,6 +62,7 @@ typedef struct SxCursor
 	SxSnapshot	seen;
 	bool		has_target;		/* a page: it goes on to this snapshot */
 	SxSnapshot	target;
+	SxSnapshot	read;			/* what its rows may show already */
 	SxPosition	position;
 } SxCursor;
 

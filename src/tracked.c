@@ -316,6 +316,32 @@ fill_log(SxTable *table, const SxCatalog *catalog)
 	table_close(rel, AccessShareLock);
 }
 
+/* Whether the log's columns are of the types of the key and the scope. */
+static bool
+log_fits(SxTable *table)
+{
+	Relation	log = try_relation_open(table->log, AccessShareLock);
+	TupleDesc	desc;
+	bool		fits;
+
+	if (log == NULL)
+		return false;
+	desc = RelationGetDescr(log);
+	fits = desc->natts == SX_LOG_FIXED + table->nkeys + table->nscopes;
+	for (int i = 0; fits && i < table->nkeys; i++)
+	{
+		Oid			type = table->keys[i].type;
+
+		fits = TupleDescAttr(desc, SX_LOG_FIXED + i)->atttypid ==
+			(table->packed ? get_array_type(type) : type);
+	}
+	for (int i = 0; fits && i < table->nscopes; i++)
+		fits = TupleDescAttr(desc, SX_LOG_FIXED + table->nkeys + i)->atttypid ==
+			table->scopes[i].type;
+	relation_close(log, AccessShareLock);
+	return fits;
+}
+
 /* Whether sync.tracked has the root; fills what follows from its row. */
 static bool
 fill_tracked(SxTable *table, Relation root, Relation rel,
@@ -359,12 +385,15 @@ fill_tracked(SxTable *table, Relation root, Relation rel,
 	fill_log(table, catalog);
 
 	/*
-	 * Where a column or the log is gone the row of sync.tracked is about to
-	 * go, too: the event trigger that follows DDL has not run yet.
+	 * The event trigger that follows DDL may not have run yet, or not at all:
+	 * what it would have put right is not taken for granted here.
 	 */
 	table->tracked = table->tracked && OidIsValid(table->log) &&
 		OidIsValid(table->log_by_xid) &&
-		table->modified_at != InvalidAttrNumber;
+		table->modified_at != InvalidAttrNumber &&
+		TupleDescAttr(RelationGetDescr(rel),
+					  table->modified_at - 1)->atttypid == TIMESTAMPTZOID &&
+		log_fits(table);
 	if (!table->tracked)
 		return true;
 

@@ -286,16 +286,9 @@ BEGIN
                 EXECUTE format('DROP TRIGGER %I ON %s', g.name, part::regclass);
             END IF;
         END LOOP;
-        -- also for changes that replication applies
-        IF g.wanted AND g.function <> 'stamp' THEN
-            FOR part IN
-                SELECT tree.relid
-                  FROM sync.partition_tree(root) AS tree(relid)
-                  JOIN pg_trigger ON tgrelid = tree.relid AND tgname = g.name AND tgenabled = 'O'
-            LOOP
-                EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', part::regclass, g.name);
-            END LOOP;
-        END IF;
+    END LOOP;
+    FOR part IN SELECT relid FROM sync.partition_tree(root) AS tree(relid) LOOP
+        PERFORM sync.always(part);
     END LOOP;
 END
 $$;
@@ -309,13 +302,24 @@ CREATE FUNCTION sync.arm_partition(part pg_catalog.oid) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    trigger_name name;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = part AND tgname = 'sync_statement') THEN
         EXECUTE format('CREATE TRIGGER sync_statement AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s '
                        'FOR EACH STATEMENT EXECUTE FUNCTION sync.statement()', part::regclass);
     END IF;
+    PERFORM sync.always(part);
+END
+$$;
+COMMENT ON FUNCTION sync.arm_partition(pg_catalog.oid) IS 'Internal: makes the triggers of a new partition';
+REVOKE ALL ON FUNCTION sync.arm_partition(pg_catalog.oid) FROM PUBLIC;
+
+CREATE FUNCTION sync.always(part pg_catalog.oid) RETURNS pg_catalog.void
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    trigger_name name;
+BEGIN
     FOR trigger_name IN
         SELECT tgname FROM pg_trigger
          WHERE tgrelid = part AND tgname IN ('sync_capture', 'sync_statement') AND tgenabled = 'O'
@@ -324,8 +328,8 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION sync.arm_partition(pg_catalog.oid) IS 'Internal: makes the triggers of a new partition';
-REVOKE ALL ON FUNCTION sync.arm_partition(pg_catalog.oid) FROM PUBLIC;
+COMMENT ON FUNCTION sync.always(pg_catalog.oid) IS 'Internal: makes triggers fire for replicated changes, too';
+REVOKE ALL ON FUNCTION sync.always(pg_catalog.oid) FROM PUBLIC;
 
 -- Afterwards: what was known is void, and the shape is as it is now.
 CREATE FUNCTION sync.begin_anew(root pg_catalog.oid) RETURNS pg_catalog.void
@@ -760,11 +764,26 @@ BEGIN
         RETURN;
     END IF;
     SELECT * INTO l FROM sync.change_log x WHERE x.rel = root;
+    IF NOT FOUND THEN
+        -- its row was restored while triggers were disabled
+        PERFORM sync.create_log(root, sync.column_numbers(root, t.key), sync.column_numbers(root, t.scope));
+        PERFORM sync.begin_anew(root);
+        SELECT * INTO l FROM sync.change_log x WHERE x.rel = root;
+    END IF;
+    -- ENABLE TRIGGER ALL makes them ordinary ones
+    FOR part IN
+        SELECT DISTINCT g.tgrelid FROM pg_trigger g
+         WHERE g.tgrelid IN (SELECT relid FROM sync.partition_tree(root) AS tree(relid))
+           AND g.tgname IN ('sync_capture', 'sync_statement') AND g.tgenabled = 'O' AND root = ANY (l.leaves)
+    LOOP
+        PERFORM sync.always(part);
+    END LOOP;
 
     -- what tracking cannot do without
-    IF sync.column_names(root, t.key_atts || t.modified_att) IS NULL THEN
+    IF sync.column_names(root, t.key_atts || t.modified_att) IS NULL
+       OR (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = root AND a.attnum = t.modified_att) <> 'timestamptz'::regtype THEN
         RAISE WARNING '% is no longer tracked', t.rel
-            USING DETAIL = 'A key column, or its modified_at, was dropped.',
+            USING DETAIL = 'A key column, or its modified_at, was dropped, or modified_at is no timestamptz any more.',
                   HINT = 'Call sync.track() again.';
         PERFORM sync.do_untrack(t.rel);
         RETURN;
@@ -871,6 +890,8 @@ BEGIN
           JOIN (SELECT t.rel, t.rel AS at FROM sync.tracked t
                 UNION SELECT c.detail, c.detail FROM sync.cascades c
                 UNION SELECT t.rel, t.source FROM sync.tracked t WHERE t.source IS NOT NULL
+                UNION SELECT t.rel, 'sync.tracked'::regclass FROM sync.tracked t
+                       WHERE NOT EXISTS (SELECT FROM sync.change_log l WHERE l.rel = t.rel)
                ) AS known(rel, at) ON known.at = touched.relid
          WHERE d.classid IN ('pg_class'::regclass, 'pg_trigger'::regclass)
     LOOP
