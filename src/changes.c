@@ -159,6 +159,7 @@ typedef struct Reading
 	MinimalTuple last_loaded;	/* ... and what to make it of */
 	int			load_rows;
 	bool		load_cut;
+	bool		after_reset;
 } Reading;
 
 const char *
@@ -850,7 +851,8 @@ take_loaded(void *arg, SxRow *row)
 	/* a view that has no document for the row does not select it */
 	if (reading->excluded != NIL || reading->catching_up)
 		key = find_key(reading, row->key, reading->catching_up);
-	if (row->selected && (key == NULL || !is_excluded(key, row)))
+	if (row->selected && (key == NULL || reading->after_reset ||
+						  !is_excluded(key, row)))
 		tell_upsert(reading, row);
 	if (key != NULL && reading->catching_up)
 		key->state = KEY_TOLD;
@@ -932,8 +934,12 @@ read_load(Reading *reading, const SxPosition *after)
 
 	reading->flush_all = true;
 	if (after != NULL)
+	{
 		reading->loaded = *after;
+		reading->after_reset = after->scan == 1;
+	}
 	reading->loaded.kind = SX_POSITION_LOAD;
+	reading->loaded.scan = reading->after_reset ? 1 : 0;
 	if (reading->loaded.nkeys == 0 && !tell_excluded_removes(reading))
 		return false;
 
@@ -1228,7 +1234,14 @@ answer(Reading *reading, SxCursor *cursor)
 	{
 		tighten(reading, pruned_below);
 		if (reset != NULL)
+		{
+			/*
+			 * Rows may say something else by now with the same modified_at (a
+			 * new column, a truncated detail), so exclude leaves none out.
+			 */
+			reading->after_reset = true;
 			tell_reset(reading, reset);
+		}
 		tell_load(reading, NULL);
 		return;
 	}

@@ -105,6 +105,7 @@ put_position(StringInfo buf, const SxPosition *position)
 	put_uint(buf, position->kind);
 	if (position->kind == SX_POSITION_LOAD)
 	{
+		put_uint(buf, position->scan);
 		put_uint(buf, position->item);
 		put_uint(buf, position->nkeys);
 		for (int i = 0; i < position->nkeys; i++)
@@ -248,6 +249,7 @@ get_position(Reader *reader, SxPosition *position)
 	position->kind = get_count(reader, SX_POSITION_LOAD);
 	if (position->kind == SX_POSITION_LOAD)
 	{
+		position->scan = (uint32) get_count(reader, 1);
 		position->item = (uint32) get_count(reader, PG_INT32_MAX);
 		position->nkeys = get_count(reader, MAX_POSITION_KEYS);
 		position->keys = palloc0(sizeof(char *) * Max(position->nkeys, 1));

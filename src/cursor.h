@@ -40,7 +40,8 @@ typedef enum SxPositionKind
 typedef struct SxPosition
 {
 	SxPositionKind kind;
-	uint32		scan;			/* LOG, OWN: which of the question's scopes */
+	uint32		scan;			/* LOG, OWN: which of the question's scopes; LOAD:
+								 * 1 after a reset */
 	uint64		xid;			/* LOG, OWN: the entry that comes next ... */
 	int32		seq;
 	uint32		item;			/* ... and the key in it; LOAD: how many of the

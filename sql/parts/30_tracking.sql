@@ -925,7 +925,38 @@ AS $$
 DECLARE
     dropped oid;
     other oid;
+    g record;
+    c record;
 BEGIN
+    -- without a trigger, changes would go unseen in silence
+    FOR g IN
+        SELECT DISTINCT roots.rel, roots.is_tracked
+          FROM pg_event_trigger_dropped_objects() AS d
+          JOIN (SELECT t.rel::oid AS rel, true AS is_tracked, tree.relid
+                  FROM sync.tracked t CROSS JOIN LATERAL sync.partition_tree(t.rel) AS tree(relid)
+                UNION ALL
+                SELECT x.detail, false, tree.relid
+                  FROM sync.cascades x CROSS JOIN LATERAL sync.partition_tree(x.detail) AS tree(relid)
+               ) AS roots ON roots.relid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))
+         WHERE d.classid = 'pg_trigger'::regclass
+           AND (d.address_names[3] IN ('sync_capture', 'sync_statement')
+                OR (d.address_names[3] = 'zz_sync_stamp' AND roots.is_tracked))
+    LOOP
+        IF g.is_tracked THEN
+            RAISE WARNING '% is no longer tracked', g.rel::regclass
+                USING DETAIL = 'A trigger of sync_ext was dropped.', HINT = 'Call sync.track() again.';
+            PERFORM sync.do_untrack(g.rel);
+        ELSE
+            RAISE WARNING 'changes of % no longer count as changes of its masters', g.rel::regclass
+                USING DETAIL = 'A trigger of sync_ext was dropped.', HINT = 'Call sync.cascade() again.';
+            FOR c IN DELETE FROM sync.cascades x WHERE x.detail = g.rel RETURNING x.master LOOP
+                PERFORM sync.mark_reset(c.master);
+            END LOOP;
+            PERFORM sync.arm(g.rel);
+            PERFORM sync.forget_table(g.rel);
+        END IF;
+    END LOOP;
+
     FOR dropped IN
         SELECT d.objid FROM pg_event_trigger_dropped_objects() AS d
          WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0
