@@ -7,6 +7,8 @@ Each test has a private cluster, which is stopped as if the power had failed.
 
 import random
 
+import psycopg2
+
 from client import Keeper, Sub, Wrong
 from engine import Extension, Model
 from pg import Cluster, Server, Session
@@ -118,4 +120,6 @@ def extension(seed=1, rounds=3):
         history(Extension(), seed, rounds)
     except Wrong as wrong:
         return str(wrong)
+    except psycopg2.Error as error:
+        return "error %s: %s" % (error.pgcode, error)
     return None
