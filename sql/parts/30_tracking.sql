@@ -926,7 +926,7 @@ DECLARE
     dropped oid;
     other oid;
     g record;
-    c record;
+    lost oid;
 BEGIN
     -- without a trigger, changes would go unseen in silence
     FOR g IN
@@ -949,8 +949,8 @@ BEGIN
         ELSE
             RAISE WARNING 'changes of % no longer count as changes of its masters', g.rel::regclass
                 USING DETAIL = 'A trigger of sync_ext was dropped.', HINT = 'Call sync.cascade() again.';
-            FOR c IN DELETE FROM sync.cascades x WHERE x.detail = g.rel RETURNING x.master LOOP
-                PERFORM sync.mark_reset(c.master);
+            FOR lost IN DELETE FROM sync.cascades x WHERE x.detail = g.rel RETURNING x.master LOOP
+                PERFORM sync.mark_reset(lost);
             END LOOP;
             PERFORM sync.arm(g.rel);
             PERFORM sync.forget_table(g.rel);
