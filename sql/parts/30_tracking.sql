@@ -77,7 +77,7 @@ CREATE FUNCTION sync.leaves_of(rel pg_catalog.oid) RETURNS pg_catalog.oid[]
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT array_agg(relid ORDER BY relid) FROM sync.partition_tree(rel) AS tree(relid)
+    SELECT array_agg(relid ORDER BY relid) FROM sync.partition_tree(rel::oid) AS tree(relid)
 $$;
 COMMENT ON FUNCTION sync.leaves_of(pg_catalog.oid) IS 'Internal: a table and its partitions, in order';
 REVOKE ALL ON FUNCTION sync.leaves_of(pg_catalog.oid) FROM PUBLIC;
@@ -201,11 +201,11 @@ CREATE FUNCTION sync.number_tracked_columns() RETURNS pg_catalog.trigger
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    NEW.key_atts := sync.column_numbers(NEW.rel, NEW.key);
-    NEW.scope_atts := sync.column_numbers(NEW.rel, NEW.scope);
-    NEW.modified_att := (sync.column_numbers(NEW.rel, ARRAY[NEW.modified_at]))[1];
+    NEW.key_atts := sync.column_numbers(NEW.rel::oid, NEW.key);
+    NEW.scope_atts := sync.column_numbers(NEW.rel::oid, NEW.scope);
+    NEW.modified_att := (sync.column_numbers(NEW.rel::oid, ARRAY[NEW.modified_at]))[1];
     NEW.deleted_att := CASE WHEN NEW.deleted_at IS NOT NULL
-                            THEN (sync.column_numbers(NEW.rel, ARRAY[NEW.deleted_at]))[1] END;
+                            THEN (sync.column_numbers(NEW.rel::oid, ARRAY[NEW.deleted_at]))[1] END;
     RETURN NEW;
 END
 $$;
@@ -218,9 +218,9 @@ CREATE FUNCTION sync.make_or_drop_log() RETURNS pg_catalog.trigger
 AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        PERFORM sync.create_log(NEW.rel, NEW.key_atts, NEW.scope_atts);
+        PERFORM sync.create_log(NEW.rel::oid, NEW.key_atts, NEW.scope_atts);
     ELSE
-        PERFORM sync.drop_log(OLD.rel);
+        PERFORM sync.drop_log(OLD.rel::oid);
     END IF;
     RETURN NULL;
 END
@@ -240,9 +240,9 @@ CREATE FUNCTION sync.number_cascade_columns() RETURNS pg_catalog.trigger
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    NEW.fk_atts := sync.column_numbers(NEW.detail, NEW.fk);
-    NEW.ref_atts := sync.column_numbers(NEW.master, NEW.refs);
-    NEW.leaves := sync.leaves_of(NEW.detail);
+    NEW.fk_atts := sync.column_numbers(NEW.detail::oid, NEW.fk);
+    NEW.ref_atts := sync.column_numbers(NEW.master::oid, NEW.refs);
+    NEW.leaves := sync.leaves_of(NEW.detail::oid);
     RETURN NEW;
 END
 $$;
@@ -419,8 +419,11 @@ BEGIN
                   HINT = 'Track the inheriting tables, or use declarative partitioning.';
     END IF;
 
+    -- what a DROP that could not be followed left behind
+    DELETE FROM sync.tracked t WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.rel);
+
     SELECT t.domain INTO other FROM sync.tracked t
-     WHERE t.rel IN (SELECT relid FROM sync.partition_tree(rel) AS tree(relid)
+     WHERE t.rel IN (SELECT relid FROM sync.partition_tree(rel::oid) AS tree(relid)
                      UNION SELECT relid FROM pg_partition_ancestors(rel) AS up(relid));
     IF FOUND THEN
         RAISE EXCEPTION '"%" is tracked already', class.relname
@@ -452,7 +455,7 @@ BEGIN
         END IF;
     END IF;
     FOREACH col IN ARRAY key || scope || CASE WHEN deleted_at IS NULL THEN '{}'::name[] ELSE ARRAY[deleted_at] END LOOP
-        IF sync.column_numbers(rel, ARRAY[col]) IS NULL THEN
+        IF sync.column_numbers(rel::oid, ARRAY[col]) IS NULL THEN
             RAISE EXCEPTION 'column "%" of table "%" does not exist', col, class.relname
                 USING ERRCODE = 'undefined_column',
                       DETAIL = CASE WHEN col = ANY (key) THEN 'It is named in key.' WHEN col = ANY (scope) THEN 'It is named in scope.' ELSE 'It is named as deleted_at.' END,
@@ -467,7 +470,7 @@ BEGIN
              WHERE i.indrelid = rel AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
                AND i.indnkeyatts = cardinality(key)
                AND (SELECT array_agg(k.number ORDER BY k.number) FROM unnest(i.indkey[0:i.indnkeyatts - 1]) AS k(number))
-                   = (SELECT array_agg(k.number ORDER BY k.number) FROM unnest(sync.column_numbers(rel, key)) AS k(number))) THEN
+                   = (SELECT array_agg(k.number ORDER BY k.number) FROM unnest(sync.column_numbers(rel::oid, key)) AS k(number))) THEN
         RAISE EXCEPTION 'the columns are no key of table "%"', class.relname
             USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('They are %s.', key),
                   HINT = 'They must be NOT NULL, and have a unique index on exactly them.';
@@ -537,7 +540,7 @@ BEGIN
                 USING ERRCODE = 'wrong_object_type', DETAIL = 'A source gives the complete document of a key.',
                       HINT = 'Name a view that has the key columns.';
         END IF;
-        IF sync.column_numbers(source, key) IS NULL THEN
+        IF sync.column_numbers(source::oid, key) IS NULL THEN
             RAISE EXCEPTION 'source view "%" lacks a key column', source
                 USING ERRCODE = 'undefined_column', DETAIL = format('The key is %s.', key),
                       HINT = 'The view must show every key column under its name.';
@@ -553,8 +556,8 @@ BEGIN
 
     INSERT INTO sync.tracked (rel, domain, key, scope, modified_at, deleted_at, source, autosubscribe)
     VALUES (rel, domain, key, scope, modified_at, deleted_at, source, autosubscribe);
-    PERFORM sync.arm(rel);
-    PERFORM sync.begin_anew(rel);
+    PERFORM sync.arm(rel::oid);
+    PERFORM sync.begin_anew(rel::oid);
 END
 $$;
 COMMENT ON FUNCTION sync.do_track(pg_catalog.regclass, pg_catalog.text, pg_catalog.name[], pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.regclass, pg_catalog.bool)
@@ -583,11 +586,11 @@ BEGIN
     END IF;
     DELETE FROM sync.cascades c WHERE c.master = rel;
     DELETE FROM sync.reset_marker m WHERE m.rel = rel;
-    PERFORM sync.arm(rel);
-    PERFORM sync.forget_table(rel);
+    PERFORM sync.arm(rel::oid);
+    PERFORM sync.forget_table(rel::oid);
     FOREACH detail IN ARRAY details LOOP
-        PERFORM sync.arm(detail);
-        PERFORM sync.forget_table(detail);
+        PERFORM sync.arm(detail::oid);
+        PERFORM sync.forget_table(detail::oid);
     END LOOP;
 END
 $$;
@@ -623,7 +626,7 @@ BEGIN
                   DETAIL = CASE WHEN class.relispartition THEN 'It is a partition.' ELSE 'It is no ordinary or partitioned table, or a temporary one.' END,
                   HINT = 'Name the table whose rows refer to the master.';
     END IF;
-    IF fk IS NOT NULL AND (sync.column_numbers(detail, fk) IS NULL OR cardinality(fk) = 0) THEN
+    IF fk IS NOT NULL AND (sync.column_numbers(detail::oid, fk) IS NULL OR cardinality(fk) = 0) THEN
         RAISE EXCEPTION 'detail "%" lacks a column of fk', detail
             USING ERRCODE = 'undefined_column', DETAIL = format('fk is %s.', fk),
                   HINT = 'Name the columns of the detail that refer to the master.';
@@ -632,7 +635,7 @@ BEGIN
     FOR key IN
         SELECT o.* FROM pg_constraint o
          WHERE o.conrelid = detail AND o.confrelid = master AND o.contype = 'f'
-           AND (fk IS NULL OR (sync.column_names(detail, o.conkey) @> fk AND fk @> sync.column_names(detail, o.conkey)))
+           AND (fk IS NULL OR (sync.column_names(detail::oid, o.conkey) @> fk AND fk @> sync.column_names(detail::oid, o.conkey)))
     LOOP
         candidates := candidates + 1;
         EXIT WHEN candidates > 1;
@@ -646,10 +649,10 @@ BEGIN
     IF candidates > 0 THEN
         SELECT * INTO key FROM pg_constraint o
          WHERE o.conrelid = detail AND o.confrelid = master AND o.contype = 'f'
-           AND (fk IS NULL OR (sync.column_names(detail, o.conkey) @> fk AND fk @> sync.column_names(detail, o.conkey)))
+           AND (fk IS NULL OR (sync.column_names(detail::oid, o.conkey) @> fk AND fk @> sync.column_names(detail::oid, o.conkey)))
          ORDER BY o.oid LIMIT 1;
-        fk := sync.column_names(detail, key.conkey);
-        refs := sync.column_names(master, key.confkey);
+        fk := sync.column_names(detail::oid, key.conkey);
+        refs := sync.column_names(master::oid, key.confkey);
     ELSIF cardinality(fk) <> cardinality(refs) THEN
         RAISE EXCEPTION 'fk does not match the key of "%"', master
             USING ERRCODE = 'invalid_parameter_value', DETAIL = format('fk is %s, the key %s.', fk, refs),
@@ -673,9 +676,9 @@ BEGIN
     END IF;
 
     INSERT INTO sync.cascades (detail, master, fk, refs) VALUES (detail, master, fk, refs);
-    PERFORM sync.arm(detail);
-    PERFORM sync.forget_table(detail);
-    PERFORM sync.mark_reset(master);
+    PERFORM sync.arm(detail::oid);
+    PERFORM sync.forget_table(detail::oid);
+    PERFORM sync.mark_reset(master::oid);
 END
 $$;
 COMMENT ON FUNCTION sync.do_cascade(pg_catalog.regclass, pg_catalog.regclass, pg_catalog.name[]) IS 'Internal: what sync.cascade() does once the caller''s right is checked';
@@ -698,9 +701,9 @@ BEGIN
             USING ERRCODE = 'undefined_object', DETAIL = 'sync.cascades has no row for them.',
                   HINT = 'sync.cascades lists what cascades.';
     END IF;
-    PERFORM sync.arm(detail);
-    PERFORM sync.forget_table(detail);
-    PERFORM sync.mark_reset(master);
+    PERFORM sync.arm(detail::oid);
+    PERFORM sync.forget_table(detail::oid);
+    PERFORM sync.mark_reset(master::oid);
 END
 $$;
 COMMENT ON FUNCTION sync.do_uncascade(pg_catalog.regclass, pg_catalog.regclass) IS 'Internal: what sync.uncascade() does once the caller''s right is checked';
@@ -737,17 +740,17 @@ DECLARE
     kept_scope int2[];
 BEGIN
     FOR c IN SELECT * FROM sync.cascades x WHERE x.detail = root OR x.master = root LOOP
-        IF sync.column_names(c.detail, c.fk_atts) IS NULL OR sync.column_names(c.master, c.ref_atts) IS NULL THEN
+        IF sync.column_names(c.detail::oid, c.fk_atts) IS NULL OR sync.column_names(c.master::oid, c.ref_atts) IS NULL THEN
             RAISE WARNING 'changes of % no longer count as changes of %', c.detail, c.master
                 USING DETAIL = 'A column by which it referred to the master was dropped.';
             DELETE FROM sync.cascades x WHERE x.detail = c.detail AND x.master = c.master AND x.fk = c.fk;
-            PERFORM sync.mark_reset(c.master);
-            PERFORM sync.forget_table(c.detail);
+            PERFORM sync.mark_reset(c.master::oid);
+            PERFORM sync.forget_table(c.detail::oid);
         ELSE
             UPDATE sync.cascades x
-               SET fk = sync.column_names(c.detail, c.fk_atts), refs = sync.column_names(c.master, c.ref_atts)
+               SET fk = sync.column_names(c.detail::oid, c.fk_atts), refs = sync.column_names(c.master::oid, c.ref_atts)
              WHERE x.detail = c.detail AND x.master = c.master AND x.fk = c.fk
-               AND (x.fk <> sync.column_names(c.detail, c.fk_atts) OR x.refs <> sync.column_names(c.master, c.ref_atts));
+               AND (x.fk <> sync.column_names(c.detail::oid, c.fk_atts) OR x.refs <> sync.column_names(c.master::oid, c.ref_atts));
         END IF;
     END LOOP;
     now_leaves := sync.leaves_of(root);
@@ -820,6 +823,17 @@ BEGIN
             (sync.column_names(root, ARRAY[t.modified_att]))[1],
             CASE WHEN x.deleted_att IS NOT NULL THEN (sync.column_names(root, ARRAY[x.deleted_att]))[1] END);
 
+    -- what tracking refuses, and cannot forbid
+    IF (SELECT x.relpersistence FROM pg_class x WHERE x.oid = root) <> 'p' THEN
+        RAISE WARNING '% is no longer logged', t.rel
+            USING DETAIL = 'A crash would empty it unseen.', HINT = 'Set it LOGGED again, or call sync.untrack().';
+        void := true;
+    ELSIF EXISTS (SELECT FROM pg_inherits i JOIN pg_class x ON x.oid = i.inhrelid AND NOT x.relispartition WHERE i.inhparent = root) THEN
+        RAISE WARNING 'changes of tables that inherit from % go unseen', t.rel
+            USING DETAIL = 'Its triggers do not fire for their rows.', HINT = 'Use declarative partitioning, or call sync.untrack().';
+        void := true;
+    END IF;
+
     -- partitions that came with rows, or went with them
     IF now_leaves <> l.leaves THEN
         FOR part IN
@@ -874,6 +888,8 @@ REVOKE ALL ON FUNCTION sync.follow(pg_catalog.oid) FROM PUBLIC;
 CREATE FUNCTION sync.follow_ddl() RETURNS pg_catalog.event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    -- a migration that does not want to wait must not leave us behind
+    SET lock_timeout = 0
 AS $$
 DECLARE
     root oid;
@@ -885,6 +901,7 @@ BEGIN
                 SELECT d.objid
                 UNION SELECT p.relid FROM pg_partition_ancestors(d.objid::regclass) AS p(relid)
                 UNION SELECT i.indrelid FROM pg_index i WHERE i.indexrelid = d.objid
+                UNION SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = d.objid
                 UNION SELECT g.tgrelid FROM pg_trigger g WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
                ) AS touched(relid)
           JOIN (SELECT t.rel, t.rel AS at FROM sync.tracked t
@@ -904,6 +921,35 @@ BEGIN
         END;
     END LOOP;
 
+    -- a type whose values read otherwise now: an enum's label, an attribute
+    FOR root IN
+        SELECT DISTINCT t.rel
+          FROM pg_event_trigger_ddl_commands() AS d
+          JOIN sync.tracked t ON EXISTS (
+                WITH RECURSIVE used(typ) AS (
+                    SELECT a.atttypid FROM pg_attribute a
+                     WHERE a.attrelid IN (t.rel, t.source) AND a.attnum > 0 AND NOT a.attisdropped
+                    UNION
+                    SELECT x.typ
+                      FROM used
+                      JOIN pg_type y ON y.oid = used.typ
+                     CROSS JOIN LATERAL (
+                            SELECT y.typelem
+                            UNION SELECT y.typbasetype
+                            UNION SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = y.oid
+                            UNION SELECT a.atttypid FROM pg_attribute a
+                                   WHERE a.attrelid = y.typrelid AND y.typrelid <> 0
+                                     AND a.attnum > 0 AND NOT a.attisdropped
+                           ) AS x(typ)
+                     WHERE x.typ <> 0)
+                SELECT FROM used JOIN pg_type y ON y.oid = used.typ
+                 WHERE (d.classid = 'pg_type'::regclass AND y.oid = d.objid)
+                    OR (d.classid = 'pg_class'::regclass AND y.typrelid = d.objid))
+         WHERE d.command_tag = 'ALTER TYPE'
+    LOOP
+        PERFORM sync.mark_reset(root);
+    END LOOP;
+
     -- a view that says something else of every key
     FOR root IN
         SELECT DISTINCT t.rel
@@ -921,6 +967,7 @@ REVOKE ALL ON FUNCTION sync.follow_ddl() FROM PUBLIC;
 CREATE FUNCTION sync.follow_drop() RETURNS pg_catalog.event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = 0
 AS $$
 DECLARE
     dropped oid;
@@ -933,10 +980,10 @@ BEGIN
         SELECT DISTINCT roots.rel, roots.is_tracked
           FROM pg_event_trigger_dropped_objects() AS d
           JOIN (SELECT t.rel::oid AS rel, true AS is_tracked, tree.relid
-                  FROM sync.tracked t CROSS JOIN LATERAL sync.partition_tree(t.rel) AS tree(relid)
+                  FROM sync.tracked t CROSS JOIN LATERAL sync.partition_tree(t.rel::oid) AS tree(relid)
                 UNION ALL
                 SELECT x.detail, false, tree.relid
-                  FROM sync.cascades x CROSS JOIN LATERAL sync.partition_tree(x.detail) AS tree(relid)
+                  FROM sync.cascades x CROSS JOIN LATERAL sync.partition_tree(x.detail::oid) AS tree(relid)
                ) AS roots ON roots.relid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))
          WHERE d.classid = 'pg_trigger'::regclass
            AND (d.address_names[3] IN ('sync_capture', 'sync_statement')
@@ -955,6 +1002,17 @@ BEGIN
             PERFORM sync.arm(g.rel);
             PERFORM sync.forget_table(g.rel);
         END IF;
+    END LOOP;
+
+    -- columns that went with their type
+    FOR other IN
+        SELECT DISTINCT k.rel
+          FROM pg_event_trigger_dropped_objects() AS d
+          JOIN (SELECT t.rel::oid AS rel FROM sync.tracked t UNION SELECT x.detail FROM sync.cascades x) AS k
+            ON d.classid = 'pg_class'::regclass AND d.objsubid > 0 AND d.objid = k.rel
+          JOIN pg_class p ON p.oid = k.rel
+    LOOP
+        PERFORM sync.follow(other);
     END LOOP;
 
     FOR dropped IN
@@ -997,7 +1055,7 @@ COMMENT ON FUNCTION sync.follow_drop() IS 'Event trigger: forgets tracked tables
 REVOKE ALL ON FUNCTION sync.follow_drop() FROM PUBLIC;
 
 CREATE EVENT TRIGGER sync_ext_follow_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW', 'CREATE INDEX', 'ALTER INDEX', 'ALTER TRIGGER', 'CREATE TRIGGER')
+    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW', 'CREATE INDEX', 'ALTER INDEX', 'ALTER TRIGGER', 'CREATE TRIGGER')
     EXECUTE FUNCTION sync.follow_ddl();
 COMMENT ON EVENT TRIGGER sync_ext_follow_ddl IS 'follows DDL on tracked tables';
 CREATE EVENT TRIGGER sync_ext_follow_drop ON sql_drop
