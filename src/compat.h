@@ -124,6 +124,13 @@ datum_image_hash(Datum value, bool typbyval, int typlen)
 #define F_TIMESTAMPTZ_LE F_TIMESTAMP_LE
 #endif
 
+/* Views may run with the rights of who asks since 15. */
+#if PG_VERSION_NUM >= 150000
+#define sx_view_is_invoker(view) RelationHasSecurityInvoker(view)
+#else
+#define sx_view_is_invoker(view) true
+#endif
+
 /* Plans are released by their resource owner since 14. */
 #if PG_VERSION_NUM >= 140000
 #define sx_release_cached_plan(plan) \

@@ -15,13 +15,14 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/nbtree.h"
+#include "access/relation.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -511,10 +512,30 @@ check_select(Oid relid)
 			 errhint("Changes are whole rows: grant SELECT on the table.")));
 }
 
+/* CREATE OR REPLACE VIEW forgets the option that tracking asked for. */
+static void
+check_invoker(Oid view_oid)
+{
+	Relation	view = relation_open(view_oid, AccessShareLock);
+
+	if (!sx_view_is_invoker(view))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("source view \"%s\" is not security_invoker",
+						RelationGetRelationName(view)),
+				 errdetail("It would show rows that the caller may not read."),
+				 errhint("ALTER VIEW %s SET (security_invoker = true);",
+						 sx_plan_relation(view_oid))));
+	relation_close(view, AccessShareLock);
+}
+
 void
 sx_rows_check_privileges(SxTable *table)
 {
 	check_select(table->root);
 	if (OidIsValid(table->source))
+	{
 		check_select(table->source);
+		check_invoker(table->source);
+	}
 }

@@ -954,8 +954,10 @@ BEGIN
     FOR root IN
         SELECT DISTINCT t.rel
           FROM pg_event_trigger_ddl_commands() AS d
-          JOIN sync.tracked t ON t.source = d.objid
-         WHERE d.classid = 'pg_class'::regclass AND d.object_type = 'view'
+          JOIN sync.tracked t
+            ON (d.classid = 'pg_class'::regclass AND t.source = d.objid)
+            OR (d.classid = 'pg_rewrite'::regclass
+                AND t.source = (SELECT w.ev_class FROM pg_rewrite w WHERE w.oid = d.objid))
     LOOP
         PERFORM sync.mark_reset(root);
     END LOOP;
@@ -1055,7 +1057,7 @@ COMMENT ON FUNCTION sync.follow_drop() IS 'Event trigger: forgets tracked tables
 REVOKE ALL ON FUNCTION sync.follow_drop() FROM PUBLIC;
 
 CREATE EVENT TRIGGER sync_ext_follow_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW', 'CREATE INDEX', 'ALTER INDEX', 'ALTER TRIGGER', 'CREATE TRIGGER')
+    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE RULE', 'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW', 'CREATE INDEX', 'ALTER INDEX', 'ALTER TRIGGER', 'CREATE TRIGGER')
     EXECUTE FUNCTION sync.follow_ddl();
 COMMENT ON EVENT TRIGGER sync_ext_follow_ddl IS 'follows DDL on tracked tables';
 CREATE EVENT TRIGGER sync_ext_follow_drop ON sql_drop

@@ -54,7 +54,7 @@ COMMENT ON FUNCTION sync.prune(pg_catalog.interval) IS 'Deletes log entries that
 REVOKE ALL ON FUNCTION sync.prune(pg_catalog.interval) FROM PUBLIC;
 
 -- The JSON Schema of one column's type.
-CREATE FUNCTION sync.describe_type(type pg_catalog.oid, typmod pg_catalog.int4, nullable pg_catalog.bool) RETURNS pg_catalog.jsonb
+CREATE FUNCTION sync.describe_type(type pg_catalog.oid, typmod pg_catalog.int4, nullable pg_catalog.bool, nested pg_catalog.bool) RETURNS pg_catalog.jsonb
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -62,30 +62,36 @@ DECLARE
     t pg_type;
     schema jsonb;
     json_type text;
-    as_text bool := coalesce(current_setting('sync.big_numbers', true), '') = 'text';
+    -- only whole columns are sent as text
+    as_text bool := NOT nested AND coalesce(current_setting('sync.big_numbers', true), '') = 'text';
 BEGIN
     SELECT * INTO t FROM pg_type WHERE oid = type;
     IF t.typtype = 'd' THEN
-        schema := sync.describe_type(t.typbasetype, t.typtypmod, nullable);
+        schema := sync.describe_type(t.typbasetype, t.typtypmod, nullable, nested);
         RETURN schema || jsonb_build_object('x-postgres-domain', format_type(type, NULL));
     ELSIF t.typelem <> 0 AND t.typcategory = 'A' THEN
-        schema := jsonb_build_object('type', 'array', 'items', sync.describe_type(t.typelem, typmod, true));
+        -- an array may have more dimensions than one
+        schema := jsonb_build_object('type', 'array', 'items', jsonb_build_object(
+            'anyOf', jsonb_build_array(sync.describe_type(t.typelem, typmod, true, true), '{"type": "array"}'::jsonb)));
     ELSIF t.typtype = 'e' THEN
         schema := jsonb_build_object('type', 'string', 'enum',
-            (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = type));
+            (SELECT coalesce(jsonb_agg(e.enumlabel ORDER BY e.enumsortorder), '[]') FROM pg_enum e WHERE e.enumtypid = type));
         IF nullable THEN
             schema := jsonb_set(schema, '{enum}', (schema -> 'enum') || 'null'::jsonb);
         END IF;
     ELSIF t.typtype = 'c' THEN
         schema := jsonb_build_object('type', 'object', 'properties',
-            (SELECT coalesce(jsonb_object_agg(a.attname, sync.describe_type(a.atttypid, a.atttypmod, true)), '{}')
+            (SELECT coalesce(jsonb_object_agg(a.attname, sync.describe_type(a.atttypid, a.atttypmod, true, true)), '{}')
                FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped));
+    ELSIF EXISTS (SELECT FROM pg_cast c WHERE c.castsource = type AND c.casttarget = 'json'::regtype AND c.castmethod = 'f') THEN
+        schema := '{}';
     ELSE
         schema := CASE type
             WHEN 'bool'::regtype THEN '{"type": "boolean"}'
             WHEN 'int2'::regtype THEN '{"type": "integer", "minimum": -32768, "maximum": 32767}'
             WHEN 'int4'::regtype THEN '{"type": "integer", "minimum": -2147483648, "maximum": 2147483647}'
             WHEN 'int8'::regtype THEN CASE WHEN as_text THEN '{"type": "string", "pattern": "^-?[0-9]+$"}' ELSE '{"type": "integer"}' END
+            -- NaN and the infinities are strings
             WHEN 'numeric'::regtype THEN CASE WHEN as_text THEN '{"type": "string"}' ELSE '{"type": "number"}' END
             WHEN 'float4'::regtype THEN '{"type": "number"}'
             WHEN 'float8'::regtype THEN '{"type": "number"}'
@@ -107,8 +113,8 @@ BEGIN
     RETURN schema || jsonb_build_object('x-postgres-type', format_type(type, typmod));
 END
 $$;
-COMMENT ON FUNCTION sync.describe_type(pg_catalog.oid, pg_catalog.int4, pg_catalog.bool) IS 'Internal: the JSON Schema of a type';
-REVOKE ALL ON FUNCTION sync.describe_type(pg_catalog.oid, pg_catalog.int4, pg_catalog.bool) FROM PUBLIC;
+COMMENT ON FUNCTION sync.describe_type(pg_catalog.oid, pg_catalog.int4, pg_catalog.bool, pg_catalog.bool) IS 'Internal: the JSON Schema of a type';
+REVOKE ALL ON FUNCTION sync.describe_type(pg_catalog.oid, pg_catalog.int4, pg_catalog.bool, pg_catalog.bool) FROM PUBLIC;
 
 CREATE FUNCTION sync.describe(domain pg_catalog.text) RETURNS pg_catalog.jsonb
     LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER
@@ -132,7 +138,7 @@ BEGIN
             'type', 'object',
             'properties', jsonb_object_agg(a.attname,
                 sync.describe_type(a.atttypid, a.atttypmod,
-                                   NOT coalesce(r.attnotnull, a.attnotnull) AND NOT a.attname = ANY (t.key))
+                                   NOT coalesce(r.attnotnull, a.attnotnull) AND NOT a.attname = ANY (t.key), false)
                 || CASE WHEN col_description(shown, a.attnum) IS NULL THEN '{}'
                         ELSE jsonb_build_object('description', col_description(shown, a.attnum)) END),
             'required', jsonb_agg(a.attname ORDER BY a.attnum),
