@@ -196,7 +196,7 @@ class Server:
         recorder.wait()
         out = subprocess.run(["perf", "report", "--stdio", "-q", "--no-children", "-s", "dso,symbol", "-i", data],
                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-        return [line.strip() for line in out.splitlines() if "%" in line][:top]
+        return [line.strip(" -") for line in out.splitlines() if "%" in line][:top]
 
     def profile_pgbench(self, script, clients=1, variables=None, options="", top=12):
         symbols = []
