@@ -439,7 +439,7 @@ def delta(b):
             "the same columns by modified_at":
                 (f"SELECT 'upsert', jsonb_build_object('id', id), to_jsonb(t), modified_at, NULL FROM {hand} t "
                  "WHERE modified_at > :s;\n", {"s": since}),
-            # whoever knows keys has to find their rows: the floor
+            # what searching the rows of known keys costs
             "the same columns by known keys":
                 (f"SELECT 'upsert', jsonb_build_object('id', t.id), to_jsonb(t), t.modified_at, NULL "
                  f"FROM generate_series({stride}, {rows}, {stride}) k(id) JOIN {t} t ON t.id = k.id;\n",
