@@ -10,7 +10,7 @@ An answer is a list of (op, key, data, modified_at, cursor), as sync.changes giv
 import json
 
 from pg import quote
-from world import BY_NAME, OTHER_DDL
+from world import OTHER_DDL
 
 
 def create_tables(cur, tables):

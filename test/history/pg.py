@@ -152,6 +152,7 @@ class Server:
             cur.execute("CREATE DATABASE %s TEMPLATE template0 ENCODING 'UTF8'" % self.DATABASE)
             for name, value in self.options + [("timezone", "'UTC'"),
                                                ("deadlock_timeout", "'20ms'"),
+                                               ("jit", "off"),
                                                ("synchronous_commit", "off")]:
                 cur.execute("ALTER DATABASE %s SET %s = %s" % (self.DATABASE, name, value))
 
