@@ -3,7 +3,7 @@
 -- DDL that takes away what tracking needs: nothing goes unseen in silence, and nothing crashes.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(18);
+SELECT plan(24);
 CREATE FUNCTION pg_temp.quietly(command text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM set_config('client_min_messages', 'error', true);
@@ -51,6 +51,21 @@ ALTER TABLE b ADD more int DEFAULT 7;
 SELECT is(helper.sync('b', 'b', exclude => :'one'), 'reset(marker) +1 +2', 'an excluded row that DDL changed comes all the same');
 SELECT helper.same('b', 'SELECT to_jsonb(b) FROM t.b', 'so the client holds the new column');
 DROP TABLE b;
+
+-- columns that go with their types
+CREATE TYPE kind AS ENUM ('x', 'y');
+CREATE TABLE c (id int PRIMARY KEY, team int, kind kind, v int);
+SELECT sync.track('c', scope => '{kind}');
+INSERT INTO c VALUES (1, 1, 'x', 1);
+SELECT helper.sync('c', 'c') \g /dev/null
+ALTER TYPE kind RENAME VALUE 'x' TO 'z';
+SELECT is(helper.sync('c', 'c'), 'reset(marker) +1', 'an enum''s label renamed: the rows say something else');
+SELECT helper.same('c', 'SELECT to_jsonb(c) FROM t.c', 'which the client gets');
+SELECT is(pg_temp.quietly('DROP TYPE t.kind CASCADE'), 'done', 'a scope column that went with its type');
+SELECT lives_ok('INSERT INTO t.c (id, v) VALUES (2, 2)', 'the table is written');
+SELECT matches(helper.sync('c', 'c'), '^reset\([a-z_]+\) \+1 \+2$', 'and its changes are seen');
+SELECT helper.same('c', 'SELECT to_jsonb(c) FROM t.c', 'all of them');
+DROP TABLE c;
 
 -- a table that a crash would empty
 CREATE TABLE d (id int PRIMARY KEY);
