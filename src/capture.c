@@ -555,8 +555,9 @@ is_change(SxTable *table, TriggerData *trigger)
 	if (table->tracked && sx_stamp_forced() == table->root)
 		return true;
 	if (table->tracked &&
-		!sx_capture_same(trigger->tg_trigslot, trigger->tg_newslot,
-						 table->modified_at))
+		(sx_stamp_forced() == table->root ||
+		 !sx_capture_same(trigger->tg_trigslot, trigger->tg_newslot,
+						  table->modified_at)))
 		return true;
 	return !sx_tracked_same_row(table, trigger->tg_trigtuple,
 								trigger->tg_newtuple,
@@ -579,7 +580,7 @@ origin_of(SxTable *table, TriggerData *trigger)
 		return NULL;
 	/* An UPDATE to another partition: its author may not know the whole row. */
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) &&
-		sx_stamp_saw_move(GetCurrentCommandId(false)))
+		table->relid != table->root && sx_stamp_saw_move())
 		return NULL;
 	if (table->fk_actions)
 	{
@@ -733,7 +734,8 @@ before_commit(bool prepare)
 	/* Touching masters may log changes, so it comes first. */
 	sx_cascade_before_commit();
 	sx_capture_flush();
-	if (levels == NULL)
+	/* the extension may have been dropped in this very transaction */
+	if (levels == NULL || sx_catalog_find() == NULL)
 		return;
 	sx_tick_leave();
 	if (!prepare)

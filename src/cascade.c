@@ -88,6 +88,7 @@ typedef struct Touch
 static HTAB *touches = NULL;
 static Reference *references = NULL;
 static List *waiting = NIL;		/* of Touch */
+static bool retrying = false;	/* before commit, for what was missing */
 
 /* ---- collecting ---- */
 
@@ -289,8 +290,15 @@ append_join(StringInfo sql, Reference *reference)
 static void
 run(const char *sql)
 {
-	int			result = SPI_execute_plan(sx_plan_get(sql, 0, NULL), NULL, NULL,
-										  false, 0);
+	/*
+	 * The transaction's snapshot is too old for a master that came later, and
+	 * that the foreign key has found (a partitioned one is looked up so).
+	 */
+	int			result = SPI_execute_snapshot(sx_plan_get(sql, 0, NULL), NULL,
+											  NULL,
+											  retrying && IsolationUsesXactSnapshot() ?
+											  GetLatestSnapshot() : InvalidSnapshot,
+											  InvalidSnapshot, false, true, 0);
 
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", sql,
@@ -546,8 +554,10 @@ sx_cascade_before_commit(void)
 
 	/* A new snapshot: the master may have been committed meanwhile. */
 	PushActiveSnapshot(GetTransactionSnapshot());
+	retrying = true;
 	touch_all(missing, TOUCH_MISSING);
 	sx_cascade_apply();
+	retrying = false;
 	PopActiveSnapshot();
 
 	/* Deferred triggers of the masters: the regular time for them is over. */
@@ -614,4 +624,5 @@ sx_cascade_end_xact(void)
 	touches = NULL;				/* their memory goes with the transaction */
 	references = NULL;
 	waiting = NIL;
+	retrying = false;
 }

@@ -48,8 +48,9 @@
 #include "nodes/nodes.h"
 #include "storage/lwlock.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
@@ -402,6 +403,8 @@ tell_more(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 	cursor.target = *target;
 	cursor.read = *reading->tight;
 	cursor.position = *position;
+	/* rows told hold changes whose entries come after the cut */
+	reading->flush_all = true;
 	tell_end(reading, SX_CHANGE_MORE, &cursor);
 }
 
@@ -775,7 +778,11 @@ gather(Reading *reading, const SxPosition *began, SxPosition *next)
 		Key		   *key = find_key(reading, item->key, true);
 
 		if (key->state == KEY_TOLD)
+		{
+			/* the row that was told may hold this change, too */
+			note_xid(reading, item->position.xid);
 			continue;
+		}
 		if ((key->state != KEY_PENDING && npending >= room) ||
 			(max_rows > 0 && reading->examined >= examined_bound(max_rows)))
 		{
@@ -1103,7 +1110,6 @@ nothing_finished(Reading *reading, const SxSnapshot *seen)
 static uint64
 question_of(Reading *reading)
 {
-	const SxRequest *request = reading->request;
 	StringInfoData text;
 	ListCell   *cell;
 	uint64		hash;
@@ -1111,10 +1117,18 @@ question_of(Reading *reading)
 	initStringInfo(&text);
 	appendStringInfo(&text, "%u %s", reading->table->root,
 					 reading->filter == NULL ? "" : reading->filter->sql);
-	if (reading->params != NULL)
-		appendStringInfo(&text, " %s",
-						 OidOutputFunctionCall(F_ARRAY_OUT,
-											   PointerGetDatum(request->params)));
+	/* by value: what 'today' means changes */
+	for (int i = 0; reading->params != NULL && i < reading->params->numParams; i++)
+	{
+		ParamExternData *param = &reading->params->params[i];
+		int16		typlen;
+		bool		typbyval;
+
+		get_typlenbyval(param->ptype, &typlen, &typbyval);
+		appendStringInfo(&text, " %u %d %u", param->ptype, param->isnull,
+						 param->isnull ? 0 :
+						 datum_image_hash(param->value, typbyval, typlen));
+	}
 	foreach(cell, reading->policies)
 		appendStringInfo(&text, " %s", nodeToString(lfirst(cell)));
 	hash = hash_bytes_extended((unsigned char *) text.data, text.len, 0);
@@ -1156,19 +1170,20 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 		seen = target;
 		from = NULL;
 	}
-	if (from == NULL || from->kind != SX_POSITION_OWN)
+	/*
+	 * Also where the page was cut in the reader's own changes: others may have
+	 * committed since, and the answer ends with a cursor that has seen them.
+	 */
+	if (!read_log(reading, seen, reading->tight, NULL, &next))
 	{
-		if (!read_log(reading, seen, reading->tight, NULL, &next))
-		{
-			tell_more(reading, seen, reading->tight, &next);
-			return;
-		}
-		from = NULL;
+		tell_more(reading, seen, reading->tight, &next);
+		return;
 	}
 	if (reading->own != 0)
 	{
 		/* a position in a transaction that is over says nothing */
-		if (from != NULL && from->xid != reading->own)
+		if (from != NULL && (from->kind != SX_POSITION_OWN ||
+							 from->xid != reading->own))
 			from = NULL;
 		if (!read_log(reading, reading->tight, NULL, from, &next))
 		{

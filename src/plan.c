@@ -12,6 +12,7 @@
 
 #include "access/nbtree.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "common/hashfn.h"
 #include "executor/tstoreReceiver.h"
 #include "utils/builtins.h"
@@ -41,12 +42,43 @@ typedef struct KeptPlan
 } KeptPlan;
 
 static HTAB *plans = NULL;
+static List *evicted = NIL;
 
+static void
+end_xact(XactEvent event, void *arg)
+{
+	ListCell   *cell;
+
+	if (evicted == NIL ||
+		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		 event != XACT_EVENT_PREPARE))
+		return;
+	foreach(cell, evicted)
+		SPI_freeplan((SPIPlanPtr) lfirst(cell));
+	list_free(evicted);
+	evicted = NIL;
+}
+
+void
+sx_plan_init(void)
+{
+	RegisterXactCallback(end_xact, NULL);
+}
+
+/*
+ * A plan may be evicted while a caller up the stack executes it, so it is
+ * freed when the transaction has ended.
+ */
 static void
 forget_plan(KeptPlan *kept)
 {
 	if (kept->plan != NULL)
-		SPI_freeplan(kept->plan);
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		evicted = lappend(evicted, kept->plan);
+		MemoryContextSwitchTo(old);
+	}
 	if (kept->sql != NULL)
 		pfree(kept->sql);
 	if (kept->argtypes != NULL)

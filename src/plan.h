@@ -16,6 +16,9 @@
 /* The name under which queries see the keys that they are given. */
 #define SX_KEYS "sync_keys"
 
+/* Registers the transaction callback. Called once, at load. */
+extern void sx_plan_init(void);
+
 /*
  * The kept plan of a query, prepared when it is asked for the first time.
  * Must be called between SPI_connect() and SPI_finish(), with the relation

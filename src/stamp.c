@@ -40,8 +40,12 @@ static Oid	forced_root = InvalidOid;
  */
 static TimestampTz last_update = 0;
 
-/* The last command in which that happened. */
-static CommandId moving_command = InvalidCommandId;
+/*
+ * Whether that happened in this transaction. Not in which command: other AFTER
+ * triggers, those of foreign keys for one, move the command counter on before
+ * the row is captured.
+ */
+static bool saw_move = false;
 
 Oid
 sx_stamp_force(Oid root)
@@ -63,13 +67,13 @@ sx_stamp_end_xact(void)
 {
 	forced_root = InvalidOid;
 	last_update = 0;
-	moving_command = InvalidCommandId;
+	saw_move = false;
 }
 
 bool
-sx_stamp_saw_move(CommandId cid)
+sx_stamp_saw_move(void)
 {
-	return cid == moving_command;
+	return saw_move;
 }
 
 static TimestampTz
@@ -102,7 +106,7 @@ stamp_insert(SxTable *table, HeapTuple tuple)
 		DatumGetTimestampTz(given) == last_update)
 	{
 		stamp = Max(stamp, last_update);
-		moving_command = GetCurrentCommandId(false);
+		saw_move = true;
 	}
 	return with_modified_at(table, tuple, TimestampTzGetDatum(stamp), false);
 }

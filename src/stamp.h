@@ -19,7 +19,7 @@ extern Oid	sx_stamp_force(Oid root);
 extern Oid	sx_stamp_forced(void);
 
 /* Whether a row moved to another partition in this command. */
-extern bool sx_stamp_saw_move(CommandId cid);
+extern bool sx_stamp_saw_move(void);
 
 /* Forgets the state of a transaction that ended. */
 extern void sx_stamp_end_xact(void);

@@ -13,6 +13,7 @@
 #include "capture.h"
 #include "filter.h"
 #include "guc.h"
+#include "plan.h"
 #include "tracked.h"
 
 PG_MODULE_MAGIC;
@@ -26,4 +27,5 @@ _PG_init(void)
 	sx_tracked_init();
 	sx_capture_init();
 	sx_filter_init();
+	sx_plan_init();
 }

@@ -98,14 +98,14 @@ AS $$
         'triggers',
         (SELECT coalesce(jsonb_object_agg(g.tgrelid::text || ' ' || g.tgname, g.tgenabled), '{}')
            FROM pg_trigger g
-          WHERE g.tgrelid = rel
+          WHERE g.tgrelid IN (SELECT tree.relid FROM sync.partition_tree(rel) AS tree(relid))
             AND g.tgname IN ('zz_sync_stamp', 'sync_capture', 'sync_statement')))
 $$;
 COMMENT ON FUNCTION sync.shape_of(pg_catalog.oid) IS 'Internal: what the rows of a table say';
 REVOKE ALL ON FUNCTION sync.shape_of(pg_catalog.oid) FROM PUBLIC;
 
 -- Makes the log of a table, typed like its columns. Arrays of keys need a
--- type that has arrays; the storage is plain, since rows are kept small.
+-- type that has arrays; the storage is not external, since rows are kept small.
 CREATE FUNCTION sync.create_log(root pg_catalog.oid, key_atts pg_catalog.int2[], scope_atts pg_catalog.int2[]) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
@@ -134,7 +134,7 @@ BEGIN
     LOOP
         columns := columns || format(', %I %s', c.name, c.type);
         IF c.varlena THEN
-            plain := plain || format(', ALTER COLUMN %I SET STORAGE PLAIN', c.name);
+            plain := plain || format(', ALTER COLUMN %I SET STORAGE MAIN', c.name);
         END IF;
     END LOOP;
     FOR c IN
@@ -152,7 +152,7 @@ BEGIN
         columns := columns || format(', %I %s', c.name, c.type);
         scope_columns := scope_columns || format('%I, ', c.name);
         IF c.varlena THEN
-            plain := plain || format(', ALTER COLUMN %I SET STORAGE PLAIN', c.name);
+            plain := plain || format(', ALTER COLUMN %I SET STORAGE MAIN', c.name);
         END IF;
     END LOOP;
 
@@ -377,6 +377,7 @@ CREATE FUNCTION sync.do_track(
 ) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -469,6 +470,9 @@ BEGIN
             SELECT FROM pg_index i
              WHERE i.indrelid = rel AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
                AND i.indnkeyatts = cardinality(key)
+               AND NOT EXISTS (SELECT FROM unnest(i.indkey::int2[], i.indcollation::oid[]) AS u(number, collation_oid)
+                                 JOIN pg_attribute a ON a.attrelid = rel AND a.attnum = u.number
+                                WHERE u.collation_oid <> a.attcollation)
                AND (SELECT array_agg(k.number ORDER BY k.number) FROM unnest(i.indkey[0:i.indnkeyatts - 1]) AS k(number))
                    = (SELECT array_agg(k.number ORDER BY k.number) FROM unnest(sync.column_numbers(rel::oid, key)) AS k(number))) THEN
         RAISE EXCEPTION 'the columns are no key of table "%"', class.relname
@@ -572,6 +576,7 @@ COMMENT ON FUNCTION sync.untrack(pg_catalog.regclass) IS 'Stops tracking a table
 CREATE FUNCTION sync.do_untrack(rel pg_catalog.regclass) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -605,6 +610,7 @@ COMMENT ON FUNCTION sync.cascade(pg_catalog.regclass, pg_catalog.regclass, pg_ca
 CREATE FUNCTION sync.do_cascade(detail pg_catalog.regclass, master pg_catalog.regclass, fk pg_catalog.name[]) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE
@@ -664,7 +670,7 @@ BEGIN
          WHERE fa.atttypid <> ra.atttypid
            AND NOT EXISTS (SELECT FROM pg_amop o JOIN pg_am m ON m.oid = o.amopmethod AND m.amname = 'btree'
                             WHERE o.amopstrategy = 3 AND o.amoplefttype = ra.atttypid AND o.amoprighttype = fa.atttypid)
-           AND NOT EXISTS (SELECT FROM pg_cast c WHERE c.castsource = fa.atttypid AND c.casttarget = ra.atttypid AND c.castcontext IN ('i', 'a'))) THEN
+           AND NOT EXISTS (SELECT FROM pg_cast c WHERE c.castsource = fa.atttypid AND c.casttarget = ra.atttypid AND c.castcontext = 'i')) THEN
         RAISE EXCEPTION 'the types of fk and of the key of "%" do not match', master
             USING ERRCODE = 'datatype_mismatch', DETAIL = format('fk is %s, the key %s.', fk, refs),
                   HINT = 'Give the columns in the order of the master''s key.';
@@ -692,6 +698,7 @@ COMMENT ON FUNCTION sync.uncascade(pg_catalog.regclass, pg_catalog.regclass) IS 
 CREATE FUNCTION sync.do_uncascade(detail pg_catalog.regclass, master pg_catalog.regclass) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
 AS $$
 #variable_conflict use_variable
 BEGIN
@@ -847,10 +854,13 @@ BEGIN
             END IF;
             IF part = ANY (now_leaves) THEN
                 PERFORM sync.arm_partition(part);
-            ELSE
+            ELSIF (SELECT x.relkind IN ('r', 'p') FROM pg_class x WHERE x.oid = part) THEN
                 EXECUTE format('DROP TRIGGER IF EXISTS sync_statement ON %s', part::regclass);
             END IF;
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s)', part::regclass) INTO has_rows;
+            -- no query, for we are a superuser here, and what was a partition
+            -- may have become anything by now
+            SELECT x.relkind <> 'p' AND (x.relkind <> 'r' OR pg_relation_size(x.oid) > 0) INTO has_rows
+              FROM pg_class x WHERE x.oid = part;
             void := void OR has_rows;
         END LOOP;
         UPDATE sync.change_log x SET leaves = now_leaves WHERE x.rel = root;
@@ -860,7 +870,11 @@ BEGIN
     now_shape := sync.shape_of(root);
     IF now_shape <> l.shape THEN
         void := void
-            OR now_shape -> 'triggers' <> l.shape -> 'triggers'
+            OR EXISTS (SELECT FROM jsonb_each_text(l.shape -> 'triggers') o
+                         FULL JOIN jsonb_each_text(now_shape -> 'triggers') n USING (key)
+                        WHERE o.value IS DISTINCT FROM n.value
+                          AND split_part(key, ' ', 1)::oid = ANY (now_leaves)
+                          AND split_part(key, ' ', 1)::oid = ANY (l.leaves))
             OR EXISTS (SELECT FROM jsonb_each(l.shape -> 'columns') o(number, col)
                         LEFT JOIN jsonb_each(now_shape -> 'columns') n(number, col) USING (number)
                         WHERE n.col IS NULL OR n.col - 'filled' <> o.col - 'filled')
@@ -890,6 +904,7 @@ CREATE FUNCTION sync.follow_ddl() RETURNS pg_catalog.event_trigger
     SET search_path = pg_catalog, pg_temp
     -- a migration that does not want to wait must not leave us behind
     SET lock_timeout = 0
+    SET jit = off
 AS $$
 DECLARE
     root oid;
@@ -922,33 +937,35 @@ BEGIN
     END LOOP;
 
     -- a type whose values read otherwise now: an enum's label, an attribute
-    FOR root IN
-        SELECT DISTINCT t.rel
-          FROM pg_event_trigger_ddl_commands() AS d
-          JOIN sync.tracked t ON EXISTS (
-                WITH RECURSIVE used(typ) AS (
-                    SELECT a.atttypid FROM pg_attribute a
-                     WHERE a.attrelid IN (t.rel, t.source) AND a.attnum > 0 AND NOT a.attisdropped
-                    UNION
-                    SELECT x.typ
-                      FROM used
-                      JOIN pg_type y ON y.oid = used.typ
-                     CROSS JOIN LATERAL (
-                            SELECT y.typelem
-                            UNION SELECT y.typbasetype
-                            UNION SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = y.oid
-                            UNION SELECT a.atttypid FROM pg_attribute a
-                                   WHERE a.attrelid = y.typrelid AND y.typrelid <> 0
-                                     AND a.attnum > 0 AND NOT a.attisdropped
-                           ) AS x(typ)
-                     WHERE x.typ <> 0)
-                SELECT FROM used JOIN pg_type y ON y.oid = used.typ
-                 WHERE (d.classid = 'pg_type'::regclass AND y.oid = d.objid)
-                    OR (d.classid = 'pg_class'::regclass AND y.typrelid = d.objid))
-         WHERE d.command_tag = 'ALTER TYPE'
-    LOOP
-        PERFORM sync.mark_reset(root);
-    END LOOP;
+    IF TG_TAG = 'ALTER TYPE' THEN
+        FOR root IN
+            SELECT DISTINCT t.rel
+              FROM pg_event_trigger_ddl_commands() AS d
+              JOIN sync.tracked t ON EXISTS (
+                    WITH RECURSIVE used(typ) AS (
+                        SELECT a.atttypid FROM pg_attribute a
+                         WHERE a.attrelid IN (t.rel, t.source) AND a.attnum > 0 AND NOT a.attisdropped
+                        UNION
+                        SELECT x.typ
+                          FROM used
+                          JOIN pg_type y ON y.oid = used.typ
+                         CROSS JOIN LATERAL (
+                                SELECT y.typelem
+                                UNION SELECT y.typbasetype
+                                UNION SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = y.oid
+                                UNION SELECT a.atttypid FROM pg_attribute a
+                                       WHERE a.attrelid = y.typrelid AND y.typrelid <> 0
+                                         AND a.attnum > 0 AND NOT a.attisdropped
+                               ) AS x(typ)
+                         WHERE x.typ <> 0)
+                    SELECT FROM used JOIN pg_type y ON y.oid = used.typ
+                     WHERE (d.classid = 'pg_type'::regclass AND y.oid = d.objid)
+                        OR (d.classid = 'pg_class'::regclass AND y.typrelid = d.objid))
+             WHERE d.command_tag = 'ALTER TYPE'
+        LOOP
+            PERFORM sync.mark_reset(root);
+        END LOOP;
+    END IF;
 
     -- a view that says something else of every key
     FOR root IN
@@ -969,6 +986,7 @@ REVOKE ALL ON FUNCTION sync.follow_ddl() FROM PUBLIC;
 CREATE FUNCTION sync.follow_drop() RETURNS pg_catalog.event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off
     SET lock_timeout = 0
 AS $$
 DECLARE
@@ -1056,8 +1074,40 @@ $$;
 COMMENT ON FUNCTION sync.follow_drop() IS 'Event trigger: forgets tracked tables that are dropped';
 REVOKE ALL ON FUNCTION sync.follow_drop() FROM PUBLIC;
 
+-- Whatever rewrites rows may change what they say.
+CREATE FUNCTION sync.follow_rewrite() RETURNS pg_catalog.event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET jit = off
+    SET lock_timeout = 0
+AS $$
+DECLARE
+    root oid;
+    rewritten oid := pg_event_trigger_table_rewrite_oid();
+BEGIN
+    FOR root IN
+        SELECT t.rel FROM sync.tracked t
+         WHERE t.rel IN (SELECT rewritten UNION SELECT p.relid FROM pg_partition_ancestors(rewritten) AS p(relid))
+        UNION
+        SELECT c.master FROM sync.cascades c
+         WHERE c.detail IN (SELECT rewritten UNION SELECT p.relid FROM pg_partition_ancestors(rewritten) AS p(relid))
+    LOOP
+        PERFORM sync.mark_reset(root);
+    END LOOP;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'could not follow a rewrite: %', SQLERRM;
+END
+$$;
+COMMENT ON FUNCTION sync.follow_rewrite() IS 'Event trigger: resets tables whose rows DDL rewrites';
+REVOKE ALL ON FUNCTION sync.follow_rewrite() FROM PUBLIC;
+
+CREATE EVENT TRIGGER sync_ext_follow_rewrite ON table_rewrite
+    EXECUTE FUNCTION sync.follow_rewrite();
+COMMENT ON EVENT TRIGGER sync_ext_follow_rewrite IS 'resets tables whose rows DDL rewrites';
+ALTER EVENT TRIGGER sync_ext_follow_rewrite ENABLE ALWAYS;
+
 CREATE EVENT TRIGGER sync_ext_follow_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE RULE', 'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW', 'CREATE INDEX', 'ALTER INDEX', 'ALTER TRIGGER', 'CREATE TRIGGER')
+    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE RULE', 'CREATE SCHEMA', 'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW', 'CREATE INDEX', 'ALTER INDEX', 'ALTER TRIGGER', 'CREATE TRIGGER')
     EXECUTE FUNCTION sync.follow_ddl();
 COMMENT ON EVENT TRIGGER sync_ext_follow_ddl IS 'follows DDL on tracked tables';
 CREATE EVENT TRIGGER sync_ext_follow_drop ON sql_drop

@@ -33,6 +33,12 @@ BEGIN
     SELECT x INTO below FROM unnest(t.running || t.seen_below || pg_snapshot_xmin(pg_current_snapshot())) AS x ORDER BY x LIMIT 1;
 
     FOR l IN SELECT c.rel, c.log::regclass AS log FROM sync.change_log c ORDER BY c.rel LOOP
+        -- DDL must not wait for all of this, nor this for DDL: next time
+        BEGIN
+            EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE NOWAIT', l.log);
+        EXCEPTION WHEN lock_not_available OR undefined_table THEN
+            CONTINUE;
+        END;
         EXECUTE format('SELECT xid FROM %s WHERE xid < $1 ORDER BY xid DESC LIMIT 1', l.log) INTO newest USING below;
         SELECT m.xid INTO newest_marker FROM sync.reset_marker m
          WHERE m.rel = l.rel AND m.xid < below ORDER BY m.xid DESC LIMIT 1;
@@ -70,9 +76,7 @@ BEGIN
         schema := sync.describe_type(t.typbasetype, t.typtypmod, nullable, nested);
         RETURN schema || jsonb_build_object('x-postgres-domain', format_type(type, NULL));
     ELSIF t.typelem <> 0 AND t.typcategory = 'A' THEN
-        -- an array may have more dimensions than one
-        schema := jsonb_build_object('type', 'array', 'items', jsonb_build_object(
-            'anyOf', jsonb_build_array(sync.describe_type(t.typelem, typmod, true, true), '{"type": "array"}'::jsonb)));
+        schema := jsonb_build_object('type', 'array', 'items', sync.describe_type(t.typelem, typmod, true, true));
     ELSIF t.typtype = 'e' THEN
         schema := jsonb_build_object('type', 'string', 'enum',
             (SELECT coalesce(jsonb_agg(e.enumlabel ORDER BY e.enumsortorder), '[]') FROM pg_enum e WHERE e.enumtypid = type));
