@@ -353,14 +353,18 @@ class Client(Keeper, Actor):
         before it takes that snapshot."""
         return "LOCK TABLE %s IN ACCESS SHARE MODE" % ", ".join(sub.table.locks)
 
-    def write(self, sub):
-        """Some writes of its own; False if the transaction is lost by them."""
+    def write(self, sub, more=False):
+        """Some writes of its own; False if the transaction is lost by them.  Having read, it only
+        adds rows: that a row which came and went in one transaction was delivered in between is
+        known to nobody but the reader."""
         writer = self.world.writer
         writer.rnd = self.rnd
         for _ in range(self.rnd.choice([1, 2])):
             try:
                 yield "SAVEPOINT w"
-                yield writer.operation(self.rnd.choice([sub.table, writer.pick()]))
+                table = self.rnd.choice([sub.table, writer.pick()])
+                yield (writer.insert_text(table, [writer.row(table)]) + " ON CONFLICT DO NOTHING"
+                       if more else writer.operation(table))
                 yield "RELEASE w"
             except psycopg2.Error as error:
                 writer.check(error)
@@ -422,7 +426,7 @@ class Client(Keeper, Actor):
                     yield "ROLLBACK"
                     return
                 if writes and self.rnd.random() < 0.5:
-                    if not (yield from self.write(sub)):
+                    if not (yield from self.write(sub, more=True)):
                         yield "ROLLBACK"
                         return
                 if writes and self.rnd.random() < 0.4:
