@@ -364,7 +364,7 @@ class Client(Keeper, Actor):
                 yield "SAVEPOINT w"
                 table = self.rnd.choice([sub.table, writer.pick()])
                 yield (writer.insert_text(table, [writer.row(table)]) + " ON CONFLICT DO NOTHING"
-                       if more else writer.operation(table))
+                       if more and self.world.engine.adds_only else writer.operation(table))
                 yield "RELEASE w"
             except psycopg2.Error as error:
                 writer.check(error)

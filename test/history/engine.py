@@ -39,6 +39,7 @@ class Extension:
     """sync_ext itself."""
 
     without = frozenset()
+    adds_only = True            # what a transaction does after it has read
     name = "sync_ext"
 
     def create(self, server, tables):
@@ -102,6 +103,8 @@ class Model:
     without = frozenset(["touch", "reset", "prune", "own", "page", "exclude", "time", "pull",
                          "attach", "replica", "source", "other question",
                          "old snapshot"])
+
+    adds_only = False
 
     def __init__(self, cursor):
         self.cursor = cursor
