@@ -126,6 +126,9 @@ static Level *levels = NULL;
 /* Log rows of the current transaction so far: their order in it. */
 static int32 sequence = 0;
 
+/* Whether the current transaction has read its own changes. */
+static bool was_read = false;
+
 /* ---- levels ---- */
 
 static Level *
@@ -513,6 +516,12 @@ sx_capture_key(SxTable *table, Datum *key)
 	append(table, SX_OP_UPDATE, NULL, key, NULL, NULL, &nowhere);
 }
 
+void
+sx_capture_note_read(void)
+{
+	was_read = true;
+}
+
 /* ---- the row trigger ---- */
 
 bool
@@ -609,13 +618,23 @@ capture_row(SxTable *table, TriggerData *trigger)
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		append_slot(table, SX_OP_INSERT, origin, old);
 	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+	{
+		/*
+		 * A row that came and goes in one transaction is no news, unless that
+		 * transaction has shown it: one leave more makes it a removal.
+		 */
+		if (was_read)
+			append_slot(table, SX_OP_LEAVE, origin, old);
 		append_slot(table, SX_OP_DELETE, origin, old);
+	}
 	else if (same_columns(table->keys, table->nkeys, old, new) &&
 			 same_columns(table->scopes, table->nscopes, old, new) &&
 			 is_deleted(table, old) == is_deleted(table, new))
 		append_slot(table, SX_OP_UPDATE, origin, new);
 	else
 	{
+		if (was_read)
+			append_slot(table, SX_OP_LEAVE, origin, old);
 		append_slot(table, SX_OP_LEAVE, origin, old);
 		append_slot(table, SX_OP_ENTER, origin, new);
 	}
@@ -748,6 +767,7 @@ forget_transaction(void)
 {
 	levels = NULL;				/* its memory goes with the transaction */
 	sequence = 0;
+	was_read = false;
 	sx_cascade_end_xact();
 	sx_stamp_end_xact();
 	sx_tracked_end_xact();

@@ -34,6 +34,12 @@ extern void sx_capture_mark(SxTable *table);
  */
 extern void sx_capture_key(SxTable *table, Datum *key);
 
+/*
+ * The transaction has read its own changes: somebody may hold rows that it
+ * removes later.
+ */
+extern void sx_capture_note_read(void);
+
 /* The equality of two values of a column, by their binary images. */
 extern bool sx_capture_same(TupleTableSlot *a, TupleTableSlot *b,
 							AttrNumber attnum);

@@ -1316,6 +1316,8 @@ sx_changes_read(const SxRequest *request, SxTakeChange take, void *arg)
 	reading.snapshot = GetActiveSnapshot();
 	reading.now = sx_snapshot_of(reading.snapshot);
 	reading.own = sx_own_xid();
+	if (reading.own != 0)
+		sx_capture_note_read();
 	if (request->since != NULL)
 		cursor = sx_cursor_decode(request->since);
 	make_keys(&reading);

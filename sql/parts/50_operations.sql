@@ -76,7 +76,9 @@ BEGIN
         schema := sync.describe_type(t.typbasetype, t.typtypmod, nullable, nested);
         RETURN schema || jsonb_build_object('x-postgres-domain', format_type(type, NULL));
     ELSIF t.typelem <> 0 AND t.typcategory = 'A' THEN
-        schema := jsonb_build_object('type', 'array', 'items', sync.describe_type(t.typelem, typmod, true, true));
+        -- an array may have more dimensions than one
+        schema := jsonb_build_object('type', 'array', 'items', jsonb_build_object(
+            'anyOf', jsonb_build_array(sync.describe_type(t.typelem, typmod, true, true), '{"type": "array"}'::jsonb)));
     ELSIF t.typtype = 'e' THEN
         schema := jsonb_build_object('type', 'string', 'enum',
             (SELECT coalesce(jsonb_agg(e.enumlabel ORDER BY e.enumsortorder), '[]') FROM pg_enum e WHERE e.enumtypid = type));
