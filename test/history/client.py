@@ -31,6 +31,8 @@ class Sub:
         self.uses_exclude = False
         self.own = False
         self.reset_ok = True        # a reset is what it should expect
+        self.reset_count = 0        # how often it was told so ...
+        self.resets_before = 0      # ... when it asked: what came later may reset it once more
         self.original = self
         self.excluded = None        # what it named as held when the delivery began
         self.partly = set()         # keys that it wrote blindly: it may not know the rest of them
@@ -46,6 +48,7 @@ class Sub:
         return other
 
     def since(self, rnd):
+        self.resets_before = self.original.reset_count
         if self.keeps_time and not self.paging and self.time is not None:
             return quote(self.time) + rnd.choice(["", "::timestamptz"])
         return None if self.cursor is None else quote(self.cursor)
@@ -109,7 +112,7 @@ class Keeper:
             self.wrong(sub, "%d rows in a page of %d" % (len(seen), max_rows))
         op, _, _, modified_at, cursor = rows[-1]
         if was_reset and consume:
-            sub.reset_ok = False
+            sub.reset_ok = sub.original.reset_count != sub.resets_before
         if op == "more":
             if max_rows is None:
                 self.wrong(sub, "more, though nobody asked for pages")

@@ -241,6 +241,7 @@ class World:
             for sub in client.subs:
                 if sub.table.name in names or "*" in names:
                     sub.reset_ok = True
+                    sub.reset_count += 1
 
 
 class Writer(Actor):
