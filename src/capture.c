@@ -524,8 +524,8 @@ sx_capture_note_read(void)
 
 /* ---- the row trigger ---- */
 
-bool
-sx_capture_same(TupleTableSlot *a, TupleTableSlot *b, AttrNumber attnum)
+static bool
+same_column(TupleTableSlot *a, TupleTableSlot *b, AttrNumber attnum)
 {
 	Form_pg_attribute attr = TupleDescAttr(a->tts_tupleDescriptor, attnum - 1);
 	bool		a_null;
@@ -542,7 +542,7 @@ static bool
 same_columns(SxColumn *columns, int n, TupleTableSlot *a, TupleTableSlot *b)
 {
 	for (int i = 0; i < n; i++)
-		if (!sx_capture_same(a, b, columns[i].attnum))
+		if (!same_column(a, b, columns[i].attnum))
 			return false;
 	return true;
 }
@@ -565,7 +565,7 @@ is_change(SxTable *table, TriggerData *trigger)
 		return true;
 	if (table->tracked &&
 		(sx_stamp_forced() == table->root ||
-		 !sx_capture_same(trigger->tg_trigslot, trigger->tg_newslot,
+		 !same_column(trigger->tg_trigslot, trigger->tg_newslot,
 						  table->modified_at)))
 		return true;
 	return !sx_tracked_same_row(table, trigger->tg_trigtuple,
@@ -600,7 +600,7 @@ origin_of(SxTable *table, TriggerData *trigger)
 		if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		{
 			while ((attnum = bms_next_member(table->fk_columns, attnum)) >= 0)
-				if (!sx_capture_same(trigger->tg_trigslot,
+				if (!same_column(trigger->tg_trigslot,
 									 trigger->tg_newslot, attnum))
 					return NULL;
 		}

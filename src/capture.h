@@ -9,8 +9,6 @@
 #ifndef SYNC_EXT_CAPTURE_H
 #define SYNC_EXT_CAPTURE_H
 
-#include "executor/tuptable.h"
-
 #include "tracked.h"
 
 /* Registers the transaction callbacks. Called once, at load. */
@@ -39,9 +37,5 @@ extern void sx_capture_key(SxTable *table, Datum *key);
  * removes later.
  */
 extern void sx_capture_note_read(void);
-
-/* The equality of two values of a column, by their binary images. */
-extern bool sx_capture_same(TupleTableSlot *a, TupleTableSlot *b,
-							AttrNumber attnum);
 
 #endif							/* SYNC_EXT_CAPTURE_H */

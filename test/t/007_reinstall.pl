@@ -58,6 +58,12 @@ like($two->query($pull), qr/upsert101 upsert103 up-to-date$/, 'and in the other'
 is($one->query(q{BEGIN; INSERT INTO doc VALUES (104, 0); DROP EXTENSION sync_ext CASCADE; COMMIT}), '', 'a drop after a change in one transaction');
 is($two->query('SELECT count(*) FROM doc WHERE id = 104'), '1', 'the row is there');
 is($two->query('CREATE EXTENSION sync_ext; DROP EXTENSION sync_ext'), '', 'an unused extension goes without CASCADE');
+
+# a schema that somebody else can put functions into is no place to install
+$two->query('DROP SCHEMA IF EXISTS sync CASCADE; CREATE ROLE eve; CREATE SCHEMA sync AUTHORIZATION eve');
+like($two->query('CREATE EXTENSION sync_ext'), qr/ERROR 55000/, 'a schema of another owner is refused');
+$two->query('DROP SCHEMA sync CASCADE');
+is($two->query('CREATE EXTENSION sync_ext'), '', 'and without it all is well');
 $_->quit for $one, $two;
 $node->stop;
 done_testing();
