@@ -71,6 +71,7 @@
 #include "rowjson.h"
 #include "stamp.h"
 #include "tick.h"
+#include "wake.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_capture);
 PG_FUNCTION_INFO_V1(sync_ext_statement);
@@ -239,7 +240,7 @@ count_entry(SxTable *table, Level *level, Entry *entry)
 	/* A leave has its enter, which counts. */
 	if (entry->op == SX_OP_LEAVE)
 		return;
-	if (!sx_guc_notify_keys)
+	if (!sx_event_wants_keys())
 	{
 		sx_event_add(&level->events, TopTransactionContext, table->domain,
 					 entry->nkeys, false, entry->origin, NULL);
@@ -785,6 +786,12 @@ transaction_callback(XactEvent event, void *arg)
 			before_commit(true);
 			break;
 		case XACT_EVENT_COMMIT:
+			/* others see it now; nothing here may fail any more */
+			if (levels != NULL && levels->events != NULL &&
+				sx_guc_notify == SX_NOTIFY_WORKER)
+				sx_wake_worker();
+			forget_transaction();
+			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			forget_transaction();

@@ -151,6 +151,16 @@ datum_image_hash(Datum value, bool typbyval, int typlen)
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
+/* Shared memory is asked for in a hook of its own since 15. */
+#if PG_VERSION_NUM >= 150000
+#define sx_hook_shmem_request(function, previous) \
+	((previous) = shmem_request_hook, shmem_request_hook = (function))
+#else
+typedef void (*shmem_request_hook_type) (void);
+#define sx_hook_shmem_request(function, previous) \
+	((previous) = NULL, (function) ())
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define sx_base64_encode(src, len, dst, dstlen) \
 	pg_b64_encode((const uint8 *) (src), (len), (dst), (dstlen))

@@ -9,6 +9,9 @@
  * the transaction, whose changes they all are, and, where a setting asks for
  * it, which keys. It carries no data, since LISTEN knows no rights.
  *
+ * Who sends it is a matter of sync.notify: the writer, before it commits, or
+ * the worker, which finds in the log what has committed.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -24,6 +27,11 @@
 /* A notification holds less than 8000 bytes: BLCKSZ - NAMEDATALEN - 128. */
 #define MAX_PAYLOAD 7999
 
+bool
+sx_event_wants_keys(void)
+{
+	return sx_guc_notify_keys && sx_guc_notify == SX_NOTIFY_COMMIT;
+}
 
 static SxEvent *
 find_or_make(SxEvent **events, MemoryContext context, const char *domain,
@@ -40,7 +48,7 @@ find_or_make(SxEvent **events, MemoryContext context, const char *domain,
 	old = MemoryContextSwitchTo(context);
 	event = palloc0(sizeof(SxEvent));
 	event->domain = pstrdup(domain);
-	if (sx_guc_notify_keys)
+	if (sx_event_wants_keys())
 		event->keys = makeStringInfo();
 	MemoryContextSwitchTo(old);
 	event->next = *events;
@@ -117,33 +125,40 @@ sx_event_merge(SxEvent **events, MemoryContext context, const SxEvent *other)
 }
 
 void
+sx_event_notify(const char *domain, uint64 count, uint64 xid,
+				const char *origin, bool reset, const char *keys)
+{
+	StringInfoData payload;
+
+	initStringInfo(&payload);
+	appendStringInfoString(&payload, "{\"domain\":");
+	escape_json(&payload, domain);
+	appendStringInfo(&payload,
+					 ",\"count\":" UINT64_FORMAT ",\"xid\":" UINT64_FORMAT,
+					 count, xid);
+	appendStringInfoString(&payload, ",\"origin\":");
+	if (origin == NULL)
+		appendStringInfoString(&payload, "null");
+	else
+		escape_json(&payload, origin);
+	if (reset)
+		appendStringInfoString(&payload, ",\"reset\":true");
+	if (keys != NULL && *keys != '\0' &&
+		payload.len + strlen(keys) + strlen(",\"keys\":[]}") <= MAX_PAYLOAD)
+		appendStringInfo(&payload, ",\"keys\":[%s]", keys);
+	appendStringInfoChar(&payload, '}');
+	Async_Notify(sx_guc_channel, payload.data);
+	pfree(payload.data);
+}
+
+void
 sx_event_send(const SxEvent *events, uint64 xid)
 {
 	if (sx_guc_notify != SX_NOTIFY_COMMIT)
 		return;
 
 	for (; events != NULL; events = events->next)
-	{
-		StringInfoData payload;
-
-		initStringInfo(&payload);
-		appendStringInfoString(&payload, "{\"domain\":");
-		escape_json(&payload, events->domain);
-		appendStringInfo(&payload,
-						 ",\"count\":" UINT64_FORMAT ",\"xid\":" UINT64_FORMAT,
-						 events->count, xid);
-		appendStringInfoString(&payload, ",\"origin\":");
-		if (events->origin == NULL || events->mixed)
-			appendStringInfoString(&payload, "null");
-		else
-			escape_json(&payload, events->origin);
-		if (events->reset)
-			appendStringInfoString(&payload, ",\"reset\":true");
-		if (events->keys != NULL && events->keys->len > 0 &&
-			payload.len + events->keys->len + 11 <= MAX_PAYLOAD)
-			appendStringInfo(&payload, ",\"keys\":[%s]", events->keys->data);
-		appendStringInfoChar(&payload, '}');
-		Async_Notify(sx_guc_channel, payload.data);
-		pfree(payload.data);
-	}
+		sx_event_notify(events->domain, events->count, xid,
+						events->mixed ? NULL : events->origin, events->reset,
+						events->keys == NULL ? NULL : events->keys->data);
 }

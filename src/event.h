@@ -23,6 +23,9 @@ typedef struct SxEvent
 	struct SxEvent *next;
 } SxEvent;
 
+/* Whether the writer has to say which keys it changed. */
+extern bool sx_event_wants_keys(void);
+
 /*
  * Counts a change into a list of events, allocating in "context". "key" is
  * one JSON object, or NULL where keys are not asked for.
@@ -36,9 +39,16 @@ extern void sx_event_merge(SxEvent **events, MemoryContext context,
 						   const SxEvent *other);
 
 /*
- * Queues the notifications. Called before a transaction commits, when it
+ * Queues the notifications, in the mode where writers send them. Called before a transaction commits, when it
  * changed something, and not before it is prepared: PREPARE cannot carry them.
  */
 extern void sx_event_send(const SxEvent *events, uint64 xid);
+
+/*
+ * Queues one notification. "origin" is the client that made all the changes,
+ * or NULL; "keys" a list of JSON objects, left out where NULL or too long.
+ */
+extern void sx_event_notify(const char *domain, uint64 count, uint64 xid,
+							const char *origin, bool reset, const char *keys);
 
 #endif							/* SYNC_EXT_EVENT_H */

@@ -11,7 +11,8 @@
 typedef enum SxNotifyMode
 {
 	SX_NOTIFY_OFF,
-	SX_NOTIFY_COMMIT
+	SX_NOTIFY_COMMIT,
+	SX_NOTIFY_WORKER
 } SxNotifyMode;
 
 typedef enum SxBigNumbers
@@ -23,8 +24,13 @@ typedef enum SxBigNumbers
 extern int	sx_guc_big_numbers;
 extern char *sx_guc_channel;
 extern char *sx_guc_client;
+extern char *sx_guc_databases;
 extern int	sx_guc_notify;
 extern bool sx_guc_notify_keys;
+extern int	sx_guc_prune_every;		/* seconds */
+extern int	sx_guc_retention;		/* minutes */
+extern int	sx_guc_server_timeout;	/* seconds */
+extern int	sx_guc_worker_delay;	/* milliseconds */
 
 /* Defines the settings and reserves their prefix. Called once, at load. */
 extern void sx_guc_init(void);

@@ -15,6 +15,7 @@
 #include "guc.h"
 #include "plan.h"
 #include "tracked.h"
+#include "wake.h"
 
 PG_MODULE_MAGIC;
 
@@ -28,4 +29,5 @@ _PG_init(void)
 	sx_capture_init();
 	sx_filter_init();
 	sx_plan_init();
+	sx_wake_init();
 }
