@@ -33,8 +33,13 @@ SQL_PARTS = $(patsubst %,sql/parts/%.sql, \
 	10_tables \
 	20_cursor \
 	30_tracking \
+	35_access \
+	36_policies \
 	40_changes \
+	45_routing \
 	50_operations \
+	60_worker \
+	70_views \
 	90_finish)
 INSTALL_SQL = sql/$(EXTENSION)--$(EXTVERSION).sql
 
