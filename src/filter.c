@@ -28,7 +28,6 @@
 #include "common/hashfn.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
-#include "nodes/pathnodes.h"
 #include "optimizer/optimizer.h"
 #include "parser/analyze.h"
 #include "parser/parse_clause.h"
@@ -37,7 +36,6 @@
 #include "parser/parse_param.h"
 #include "parser/parse_relation.h"
 #include "rewrite/rewriteManip.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
@@ -258,8 +256,8 @@ log_answers(SxTable *table, Node *conjunct)
 	return vars != NIL;
 }
 
-static Node *
-over_log_row(Node *node, void *table)
+Node *
+sx_filter_over_log_row(Node *node, void *table)
 {
 	if (node == NULL)
 		return NULL;
@@ -271,7 +269,7 @@ over_log_row(Node *node, void *table)
 		var->varattno = log_place(table, var->varattno);
 		return (Node *) var;
 	}
-	return expression_tree_mutator(node, over_log_row, table);
+	return expression_tree_mutator(node, sx_filter_over_log_row, table);
 }
 
 static Node *
@@ -378,7 +376,7 @@ split(SxTable *table, SxFilter *filter, Node *expression)
 		}
 		note_scope_equal(table, filter, conjunct);
 		filter->log_quals = lappend(filter->log_quals,
-									over_log_row(conjunct, table));
+									sx_filter_over_log_row(conjunct, table));
 	}
 
 	filter->by_scope = table->nscopes > 0;
@@ -392,45 +390,6 @@ split(SxTable *table, SxFilter *filter, Node *expression)
 	/* several lists would be as many scans as their product */
 	if (arrays > 1)
 		filter->by_scope = false;
-}
-
-/* ---- row-level security ---- */
-
-List *
-sx_filter_policies(SxTable *table, bool required)
-{
-	char	   *sql = psprintf("SELECT 1 FROM %s",
-							   quote_qualified_identifier(get_namespace_name(get_rel_namespace(table->root)),
-														  get_rel_name(table->root)));
-	RawStmt    *raw = linitial_node(RawStmt, sx_raw_parser(sql));
-	Query	   *query = linitial_node(Query, sx_analyze_and_rewrite(raw, sql));
-	RangeTblEntry *rte = linitial_node(RangeTblEntry, query->rtable);
-	PlannerInfo *root = makeNode(PlannerInfo);
-	List	   *policies = NIL;
-	ListCell   *cell;
-
-	root->glob = makeNode(PlannerGlobal);
-	foreach(cell, rte->securityQuals)
-	{
-		Node	   *policy = lfirst(cell);
-
-		if (checkExprHasSubLink(policy) ||
-			(!log_answers(table, policy) && contain_var_clause(policy)))
-		{
-			if (!required)
-				continue;
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("row-level security of sync domain \"%s\" looks at more than key and scope",
-							table->domain),
-					 errdetail("The log holds no other columns, so it cannot tell whether role \"%s\" could read a row that is gone.",
-							   GetUserNameFromId(GetUserId(), false)),
-					 errhint("Track the table with the columns of its policies as scope, or leave since out to load anew.")));
-		}
-		policy = estimate_expression_value(root, policy);
-		policies = lappend(policies, over_log_row(policy, table));
-	}
-	return policies;
 }
 
 /* ---- cache ---- */

@@ -56,14 +56,14 @@ extern SxFilter *sx_filter_get(SxTable *table, const char *text);
 extern ParamListInfo sx_filter_params(SxFilter *filter, ArrayType *values);
 
 /*
- * The row-level security policies that hold for the caller's SELECT on a
- * table, as conjuncts over the log's row, with the settings and functions that
- * they ask for replaced by their present values. Where a policy looks at more
- * than key and scope the log cannot say whether the caller could read a row
- * that is gone: raises feature_not_supported if "required", else returns those
- * conjuncts that the log can answer.
+ * A copy of an expression over the table's key and scope columns that looks at
+ * the log's row instead. "table" is an SxTable; the type is a tree mutator's.
  */
-extern List *sx_filter_policies(SxTable *table, bool required);
+extern Node *sx_filter_over_log_row(Node *node, void *table);
+
+/* Its name before it went to policy.h. */
+extern List *sx_policy_quals(SxTable *table, bool required);
+#define sx_filter_policies sx_policy_quals
 
 /* Registers the transaction callback. Called once, at load. */
 extern void sx_filter_init(void);
