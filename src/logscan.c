@@ -726,3 +726,51 @@ sx_logscan_next(SxLogScan *scan)
 		scan->has_entry = false;
 	}
 }
+
+/* ---- whole entries ---- */
+
+static int
+count_keys(SxLogScan *scan)
+{
+	bool		isnull;
+	ArrayType  *keys;
+
+	if (!scan->table->packed)
+		return 1;
+	keys = DatumGetArrayTypeP(slot_getattr(scan->entry, SX_LOG_FIXED + 1,
+										   &isnull));
+	return ArrayGetNItems(ARR_NDIM(keys), ARR_DIMS(keys));
+}
+
+bool
+sx_logscan_next_entry(SxLogScan *scan, SxLogEntry *entry)
+{
+	int			first_scope = SX_LOG_FIXED + scan->table->nkeys;
+	MemoryContext old;
+	Datum		value;
+	bool		isnull;
+
+	for (;;)
+	{
+		if (!scan->in_range && !next_range(scan))
+			return false;
+		if (next_in_range(scan))
+			break;
+		scan->in_range = false;
+	}
+
+	MemoryContextReset(scan->entry_context);
+	old = MemoryContextSwitchTo(scan->entry_context);
+	slot_getsomeattrs(scan->entry, first_scope + scan->table->nscopes);
+	entry->xid = U64FromFullTransactionId(DatumGetFullTransactionId(
+		slot_getattr(scan->entry, SX_LOG_XID, &isnull)));
+	entry->op = (SxOp) DatumGetChar(slot_getattr(scan->entry, SX_LOG_OP,
+												 &isnull));
+	value = slot_getattr(scan->entry, SX_LOG_ORIGIN, &isnull);
+	entry->origin = isnull ? NULL : TextDatumGetCString(value);
+	entry->nkeys = count_keys(scan);
+	entry->scopes = scan->entry->tts_values + first_scope;
+	entry->scope_nulls = scan->entry->tts_isnull + first_scope;
+	MemoryContextSwitchTo(old);
+	return true;
+}

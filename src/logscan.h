@@ -56,6 +56,26 @@ extern void sx_logscan_own(SxLogScan *scan, uint64 xid,
 /* The next item, or NULL. It is valid until the next call. */
 extern SxLogItem *sx_logscan_next(SxLogScan *scan);
 
+/*
+ * One row of a log: keys that changed alike, none of which is looked at. Values
+ * point into the scan.
+ */
+typedef struct SxLogEntry
+{
+	uint64		xid;
+	SxOp		op;
+	const char *origin;			/* NULL: nobody's own */
+	int			nkeys;
+	Datum	   *scopes;
+	bool	   *scope_nulls;
+} SxLogEntry;
+
+/*
+ * The next row of the log, for a scan without a filter, which asks for nothing
+ * but entries. False when there is none; valid until the next call.
+ */
+extern bool sx_logscan_next_entry(SxLogScan *scan, SxLogEntry *entry);
+
 /* Whether a row of key and scope columns passes the log conjuncts. */
 extern bool sx_logscan_passes(SxLogScan *scan, TupleTableSlot *row);
 
