@@ -35,7 +35,9 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteManip.h"
+#include "tcop/deparse_utility.h"
 #include "tcop/tcopprot.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -44,6 +46,9 @@
 #include "sync_ext.h"
 #include "filter.h"
 #include "policy.h"
+
+PG_FUNCTION_INFO_V1(sync_ext_why_unlogged);
+PG_FUNCTION_INFO_V1(sync_ext_enables_row_security);
 
 /* ---- present values ---- */
 
@@ -255,7 +260,7 @@ why_unlogged(Node *policy, Oid relid, Bitmapset *logged)
 	ListCell   *cell;
 
 	if (checkExprHasSubLink(policy))
-		return "It holds a subquery.";
+		return "It holds a subquery, so rows may come and go without being changed.";
 	vars = pull_var_clause(policy, 0);
 	foreach(cell, vars)
 	{
@@ -268,7 +273,7 @@ why_unlogged(Node *policy, Oid relid, Bitmapset *logged)
 							get_attname(relid, attnum, false));
 	}
 	if (contain_mutable_functions(policy))
-		return "It asks for the time, or calls a function of columns that is not immutable.";
+		return "It asks for the time, or calls a function of columns that is not immutable, so rows may come and go without being changed.";
 	return NULL;
 }
 
@@ -336,7 +341,7 @@ sx_policy_quals(SxTable *table, bool required)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("row-level security of sync domain \"%s\" cannot be decided from its log",
 							table->domain),
-					 errdetail("A policy that holds for role \"%s\" looks at more than key and scope, so it is unknown which rows that are gone the role could read. %s",
+					 errdetail("A policy that holds for role \"%s\" looks at more than the log holds, so nobody can say which rows that are gone the role could read. %s",
 							   GetUserNameFromId(GetUserId(), false), reason),
 					 errhint("Track the table with the columns of its policies as scope, or give a user_id, or leave since out to load anew.")));
 	}
@@ -351,4 +356,51 @@ sx_policy_describe(SxTable *table, StringInfo text)
 
 	foreach(cell, policies)
 		appendStringInfo(text, " %s", nodeToString(lfirst(cell)));
+}
+
+/* ---- SQL ---- */
+
+/*
+ * sync.why_unlogged(rel, policy, logged): what can be said before anybody
+ * asks. The trees that can be given are those of the catalogs.
+ */
+Datum
+sync_ext_why_unlogged(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Node	   *policy = stringToNode(TextDatumGetCString(PG_GETARG_DATUM(1)));
+	Datum	   *columns;
+	int			n;
+	Bitmapset  *logged = NULL;
+	bool		evaluate = false;
+	const char *reason;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), INT2OID, sizeof(int16), true,
+					  TYPALIGN_SHORT, &columns, NULL, &n);
+	for (int i = 0; i < n; i++)
+		logged = bms_add_member(logged, DatumGetInt16(columns[i]));
+	reason = why_unlogged(with_values(policy, &evaluate), relid, logged);
+	if (reason == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(reason));
+}
+
+/* sync.enables_row_security(command) */
+Datum
+sync_ext_enables_row_security(PG_FUNCTION_ARGS)
+{
+	CollectedCommand *command = (CollectedCommand *) PG_GETARG_POINTER(0);
+	ListCell   *cell;
+
+	if (command->type != SCT_AlterTable)
+		PG_RETURN_BOOL(false);
+	foreach(cell, command->d.alterTable.subcmds)
+	{
+		Node	   *part = ((CollectedATSubcmd *) lfirst(cell))->parsetree;
+
+		if (IsA(part, AlterTableCmd) &&
+			((AlterTableCmd *) part)->subtype == AT_EnableRowSecurity)
+			PG_RETURN_BOOL(true);
+	}
+	PG_RETURN_BOOL(false);
 }
