@@ -24,9 +24,6 @@
 #include "event.h"
 #include "guc.h"
 
-/* A notification holds less than 8000 bytes: BLCKSZ - NAMEDATALEN - 128. */
-#define MAX_PAYLOAD 7999
-
 bool
 sx_event_wants_keys(void)
 {
@@ -79,7 +76,7 @@ add_keys(SxEvent *event, const char *keys)
 {
 	if (event->keys == NULL)
 		return;
-	if (keys == NULL || event->keys->len + strlen(keys) > MAX_PAYLOAD)
+	if (keys == NULL || event->keys->len + strlen(keys) > SX_MAX_PAYLOAD)
 	{
 		event->keys = NULL;
 		return;
@@ -144,7 +141,7 @@ sx_event_notify(const char *domain, uint64 count, uint64 xid,
 	if (reset)
 		appendStringInfoString(&payload, ",\"reset\":true");
 	if (keys != NULL && *keys != '\0' &&
-		payload.len + strlen(keys) + strlen(",\"keys\":[]}") <= MAX_PAYLOAD)
+		payload.len + strlen(keys) + strlen(",\"keys\":[]}") <= SX_MAX_PAYLOAD)
 		appendStringInfo(&payload, ",\"keys\":[%s]", keys);
 	appendStringInfoChar(&payload, '}');
 	Async_Notify(sx_guc_channel, payload.data);

@@ -11,6 +11,9 @@
 
 #include "lib/stringinfo.h"
 
+/* A notification holds less than 8000 bytes: BLCKSZ - NAMEDATALEN - 128. */
+#define SX_MAX_PAYLOAD 7999
+
 /* What one (sub)transaction did to one domain. */
 typedef struct SxEvent
 {

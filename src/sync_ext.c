@@ -13,6 +13,7 @@
 #include "capture.h"
 #include "filter.h"
 #include "guc.h"
+#include "launcher.h"
 #include "plan.h"
 #include "tracked.h"
 #include "wake.h"
@@ -30,4 +31,5 @@ _PG_init(void)
 	sx_filter_init();
 	sx_plan_init();
 	sx_wake_init();
+	sx_launcher_init();
 }

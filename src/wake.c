@@ -160,8 +160,14 @@ sx_wake_attach(void)
 }
 
 bool
-sx_wake_take(void)
+sx_wake_called(void)
 {
-	return own_slot != NULL &&
-		pg_atomic_exchange_u32(&own_slot->called, 0) != 0;
+	return own_slot != NULL && pg_atomic_read_u32(&own_slot->called) != 0;
+}
+
+void
+sx_wake_clear(void)
+{
+	if (own_slot != NULL)
+		(void) pg_atomic_exchange_u32(&own_slot->called, 0);
 }

@@ -26,10 +26,10 @@ extern void sx_wake_worker(void);
 /* The calling process is the worker of its database from now on. */
 extern void sx_wake_attach(void);
 
-/*
- * Whether anybody has called since this function was called last. To be asked
- * before the snapshot is taken in which the worker looks.
- */
-extern bool sx_wake_take(void);
+/* Whether anybody has called since sx_wake_clear(). */
+extern bool sx_wake_called(void);
+
+/* To be called before the snapshot is taken in which the worker looks. */
+extern void sx_wake_clear(void);
 
 #endif							/* SYNC_EXT_WAKE_H */
