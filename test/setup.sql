@@ -70,20 +70,21 @@ CREATE OR REPLACE FUNCTION helper.short(key jsonb) RETURNS text LANGUAGE sql AS
 $$ SELECT string_agg(value, ',' ORDER BY name) FROM jsonb_each_text(key) AS e(name, value) $$;
 
 -- One page, applied to what "who" holds. The answer tells what it said:
--- +key upserted, -key removed, "reset(reason)", " |" where more follows;
--- a "!" marks an answer of the wrong shape.
+-- ~scope forgotten, +key upserted, -key removed, "reset(reason)", " |" where
+-- more follows; a "!" marks an answer of the wrong shape. With a user what the
+-- client holds must carry the scope columns, so that it can forget.
 CREATE OR REPLACE FUNCTION helper.page(who text, dom text, filter text DEFAULT NULL,
 	params text[] DEFAULT NULL, client text DEFAULT NULL, exclude jsonb DEFAULT NULL,
-	max_rows int DEFAULT NULL)
+	max_rows int DEFAULT NULL, user_id text DEFAULT NULL)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	r record; n int := 0; closed boolean := false; first_load boolean;
-	head text := ''; tail text := ''; ups text[] := '{}'; rems text[] := '{}';
+	head text := ''; tail text := ''; ups text[] := '{}'; rems text[] := '{}'; lost text[] := '{}';
 	rows int := 0; since sync.cursor;
 BEGIN
 	SELECT k.c INTO since FROM kept k WHERE k.who = page.who;
 	first_load := since IS NULL;
-	FOR r IN SELECT * FROM sync.changes(dom, since, filter, params, NULL, page.client,
+	FOR r IN SELECT * FROM sync.changes(dom, since, filter, params, page.user_id, page.client,
 										page.exclude, page.max_rows)
 	LOOP
 		n := n + 1;
@@ -102,6 +103,15 @@ BEGIN
 			DELETE FROM held h WHERE h.who = page.who
 				AND NOT EXISTS (SELECT FROM jsonb_array_elements(page.exclude) e
 								WHERE e - 'modified_at' = h.key);
+		WHEN 'forget' THEN
+			IF r.key IS NULL OR r.data IS NOT NULL OR user_id IS NULL THEN
+				tail := tail || ' !forget with a row, or without a user';
+			END IF;
+			IF ups <> '{}' THEN tail := tail || ' !forget after an upsert'; END IF;
+			IF first_load THEN tail := tail || ' !forget in a first load'; END IF;
+			rows := rows + 1;
+			lost := lost || ('~' || helper.short(r.key));
+			DELETE FROM held h WHERE h.who = page.who AND h.data @> r.key;
 		WHEN 'upsert' THEN
 			IF r.key IS NULL OR r.data IS NULL OR r.modified_at IS NULL THEN
 				tail := tail || ' !incomplete upsert';
@@ -137,20 +147,21 @@ BEGIN
 	-- numbers in the order of numbers
 	SELECT array_agg(u ORDER BY length(u), u COLLATE "C") INTO ups FROM unnest(ups) u;
 	SELECT array_agg(u ORDER BY length(u), u COLLATE "C") INTO rems FROM unnest(rems) u;
-	RETURN btrim(concat_ws(' ', nullif(head, ''), array_to_string(rems, ' '),
+	SELECT array_agg(u ORDER BY length(u), u COLLATE "C") INTO lost FROM unnest(lost) u;
+	RETURN btrim(concat_ws(' ', nullif(head, ''), array_to_string(lost, ' '), array_to_string(rems, ' '),
 						   array_to_string(ups, ' '), nullif(btrim(tail), '')));
 END $$;
 
 -- Pages until up to date.
 CREATE OR REPLACE FUNCTION helper.sync(who text, dom text, filter text DEFAULT NULL,
 	params text[] DEFAULT NULL, client text DEFAULT NULL, exclude jsonb DEFAULT NULL,
-	max_rows int DEFAULT NULL)
+	max_rows int DEFAULT NULL, user_id text DEFAULT NULL)
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	answer text := ''; p text;
 BEGIN
 	FOR i IN 1 .. 1000 LOOP
-		p := helper.page(who, dom, filter, params, client, exclude, max_rows);
+		p := helper.page(who, dom, filter, params, client, exclude, max_rows, user_id);
 		answer := answer || p || ' ';
 		EXIT WHEN p !~ '\|';
 	END LOOP;
