@@ -19,10 +19,10 @@
  * transaction has committed, so nothing is left out.
  *
  * At most one worker runs in a database; it holds a lock for as long as it
- * lives. The lock names class pg_extension and an object that cannot be, so
- * nobody else asks for it. DROP EXTENSION is not kept waiting: nothing else is
- * locked outside the worker's short transactions, in which it gives up before
- * the deadlock detector would look at anybody.
+ * lives. It is an advisory lock, since others do not survive an error, of a
+ * class that SQL functions cannot ask for. DROP EXTENSION is not kept waiting:
+ * nothing else is locked outside the worker's short transactions, in which it
+ * gives up before the deadlock detector would look at anybody.
  *
  * The log is pruned in a process of its own, since that may take long.
  *
@@ -45,6 +45,7 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -78,8 +79,11 @@ PG_FUNCTION_INFO_V1(sync_ext_is_preloaded);
 /* Seconds until the postmaster starts a worker that failed. */
 #define RESTART_AFTER		5
 
-/* The last part of the lock's name; sync.worker_pid() knows it, too. */
-#define WORKER_LOCK			1
+/*
+ * The last part of the lock's name, which is 1 or 2 in those that SQL can take;
+ * sync.worker_pid() knows it, too.
+ */
+#define WORKER_LOCK			21337
 
 /* What a worker is told by who starts it. */
 typedef struct WorkerOrder
@@ -169,14 +173,33 @@ sx_worker_start(Oid database, bool kept, BackgroundWorkerHandle **handle)
 	return RegisterDynamicBackgroundWorker(&entry, handle);
 }
 
+static int
+running_worker(void)
+{
+	int			pid = 0;
+	bool		isnull;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	if (SPI_execute("SELECT sync.worker_pid()", false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for the worker");
+	if (SPI_processed > 0)
+		pid = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
+										  SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	return pid;
+}
+
 /*
- * sync.launch_worker(): starts one for this database, and gives its process id.
+ * sync.launch_worker(): starts one for this database, and waits until it is at
+ * work. False where it ended instead; then it is not started again either.
  */
 Datum
 sync_ext_launch_worker(PG_FUNCTION_ARGS)
 {
 	BackgroundWorkerHandle *handle;
 	pid_t		pid;
+	BgwHandleStatus status;
 
 	if (!sx_worker_start(MyDatabaseId, false, &handle))
 		ereport(ERROR,
@@ -185,10 +208,20 @@ sync_ext_launch_worker(PG_FUNCTION_ARGS)
 				 errdetail("All %d background workers are in use.",
 						   max_worker_processes),
 				 errhint("Raise max_worker_processes, and restart the server.")));
-	if (WaitForBackgroundWorkerStartup(handle, &pid) == BGWH_POSTMASTER_DIED)
-		proc_exit(1);
-	/* one that has ended already has no process id any more */
-	PG_RETURN_INT32((int32) pid);
+	status = WaitForBackgroundWorkerStartup(handle, &pid);
+	while (status == BGWH_STARTED)
+	{
+		if (running_worker() == (int) pid)
+			PG_RETURN_BOOL(true);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		status = GetBackgroundWorkerPid(handle, &pid);
+	}
+	TerminateBackgroundWorker(handle);
+	PG_RETURN_BOOL(false);
 }
 
 /* sync.is_preloaded() */
@@ -278,8 +311,8 @@ is_the_only_one(void)
 	LOCKTAG		tag;
 	bool		result;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, InvalidOid,
-					   WORKER_LOCK);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, ExtensionRelationId, InvalidOid,
+						 WORKER_LOCK);
 	StartTransactionCommand();
 	result = LockAcquire(&tag, ExclusiveLock, true, true) !=
 		LOCKACQUIRE_NOT_AVAIL;

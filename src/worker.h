@@ -10,8 +10,11 @@
 
 #include "postmaster/bgworker.h"
 
-/* What the server loads again in a background worker. */
-#define SX_LIBRARY "sync_ext"
+/*
+ * What a background worker loads: named as in the control file, so that it is
+ * found wherever CREATE EXTENSION finds it.
+ */
+#define SX_LIBRARY "$libdir/sync_ext"
 
 /*
  * Starts a worker for a database: false where max_worker_processes leaves no

@@ -37,10 +37,10 @@ CREATE FUNCTION sync.is_listed() RETURNS pg_catalog.bool
 COMMENT ON FUNCTION sync.is_listed() IS 'Internal: whether sync.databases keeps a worker running in this database';
 REVOKE ALL ON FUNCTION sync.is_listed() FROM PUBLIC;
 
-CREATE FUNCTION sync.launch_worker() RETURNS pg_catalog.int4
+CREATE FUNCTION sync.launch_worker() RETURNS pg_catalog.bool
     LANGUAGE c VOLATILE STRICT
     AS 'MODULE_PATHNAME', 'sync_ext_launch_worker';
-COMMENT ON FUNCTION sync.launch_worker() IS 'Internal: starts a worker for this database. Returns its process id';
+COMMENT ON FUNCTION sync.launch_worker() IS 'Internal: starts a worker for this database. False where it ended at once';
 REVOKE ALL ON FUNCTION sync.launch_worker() FROM PUBLIC;
 
 -- A worker is whoever holds its lock; src/worker.c has the same name for it.
@@ -49,7 +49,7 @@ CREATE FUNCTION sync.worker_pid() RETURNS pg_catalog.int4
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT l.pid FROM pg_locks l
-     WHERE l.locktype = 'object' AND l.classid = 'pg_extension'::regclass AND l.objid = 0 AND l.objsubid = 1
+     WHERE l.locktype = 'advisory' AND l.classid = 'pg_extension'::regclass AND l.objid = 0 AND l.objsubid = 21337
        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) AND l.granted
 $$;
 COMMENT ON FUNCTION sync.worker_pid() IS 'Internal: the process id of this database''s worker';
@@ -60,8 +60,6 @@ CREATE FUNCTION sync.start_worker() RETURNS pg_catalog.bool
     SET search_path = pg_catalog, pg_temp
     SET jit = off
 AS $$
-DECLARE
-    started int4;
 BEGIN
     IF pg_is_in_recovery() THEN
         RAISE EXCEPTION 'cannot start a sync worker on a standby'
@@ -72,21 +70,15 @@ BEGIN
     IF sync.is_listed() OR sync.worker_pid() IS NOT NULL THEN
         RETURN false;
     END IF;
-    started := sync.launch_worker();
-    LOOP
-        IF sync.worker_pid() = started THEN
-            RETURN true;
-        END IF;
-        IF NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = started) THEN
-            -- another session was faster
-            IF sync.worker_pid() IS NOT NULL THEN
-                RETURN false;
-            END IF;
-            RAISE EXCEPTION 'the sync worker ended at once'
-                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'The server''s log says why.';
-        END IF;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
+    IF sync.launch_worker() THEN
+        RETURN true;
+    END IF;
+    -- another session may have been faster
+    IF sync.worker_pid() IS NULL THEN
+        RAISE EXCEPTION 'the sync worker ended at once'
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'The server''s log says why.';
+    END IF;
+    RETURN false;
 END
 $$;
 COMMENT ON FUNCTION sync.start_worker() IS 'Runs the worker in this database until the server restarts. False where one runs already';
@@ -110,7 +102,7 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM pg_terminate_backend(running);
-    WHILE EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = running) LOOP
+    WHILE sync.worker_pid() = running LOOP
         PERFORM pg_sleep(0.01);
     END LOOP;
     RETURN true;
