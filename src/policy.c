@@ -200,8 +200,8 @@ is_constant(Node *node, bool value)
 }
 
 /*
- * The arms of AND and OR in their order, up to one that settles the matter:
- * the first often guards the second, as in "the setting is there, and ...".
+ * The arms of AND and OR in their order, up to one that settles the matter.
+ * Those after it are not asked: what they look at does not count.
  */
 static Node *
 with_values_of_arms(BoolExpr *expression, bool *evaluate)
