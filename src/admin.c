@@ -29,6 +29,7 @@
 #include "tracked.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_administer);
+PG_FUNCTION_INFO_V1(sync_ext_set_access);
 PG_FUNCTION_INFO_V1(sync_ext_reset);
 PG_FUNCTION_INFO_V1(sync_ext_forget_table);
 
@@ -73,21 +74,42 @@ namesake(Oid function)
 	return found;
 }
 
-/* sync.track(), sync.untrack(), sync.cascade(), sync.uncascade() */
-Datum
-sync_ext_administer(PG_FUNCTION_ARGS)
+/* The owner's table, which nobody else can change meanwhile. */
+static void
+lock_owned(Oid relid)
+{
+	check_owner(relid);
+	LockRelationOid(relid, ShareRowExclusiveLock);
+	check_owner(relid);
+}
+
+/* Calls the namesake with the same arguments, as the extension's owner. */
+static void
+call_namesake(FunctionCallInfo fcinfo)
 {
 	LOCAL_FCINFO(inner, FUNC_MAX_ARGS);
 	FmgrInfo	function;
 	SxUser		saved;
+
+	fmgr_info(namesake(fcinfo->flinfo->fn_oid), &function);
+	InitFunctionCallInfoData(*inner, &function, PG_NARGS(), InvalidOid, NULL,
+							 NULL);
+	for (int i = 0; i < PG_NARGS(); i++)
+		inner->args[i] = fcinfo->args[i];
+	saved = sx_catalog_become(sx_catalog_get()->owner);
+	(void) FunctionCallInvoke(inner);
+	sx_catalog_restore_user(saved);
+}
+
+/* sync.track(), sync.untrack(), sync.cascade(), sync.uncascade() */
+Datum
+sync_ext_administer(PG_FUNCTION_ARGS)
+{
 	Oid		   *types;
 	int			ntypes;
 
 	/* of the function, not of the call: a fast-path call has no expression */
 	(void) get_func_signature(fcinfo->flinfo->fn_oid, &types, &ntypes);
-	fmgr_info(namesake(fcinfo->flinfo->fn_oid), &function);
-	InitFunctionCallInfoData(*inner, &function, PG_NARGS(), InvalidOid, NULL,
-							 NULL);
 	for (int i = 0; i < PG_NARGS(); i++)
 	{
 		/* the first two, if tables, are those that triggers are made on */
@@ -99,18 +121,25 @@ sync_ext_administer(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("table must not be null")));
 		if (is_table)
-		{
-			check_owner(PG_GETARG_OID(i));
-			/* once more, when nobody can change it any more */
-			LockRelationOid(PG_GETARG_OID(i), ShareRowExclusiveLock);
-			check_owner(PG_GETARG_OID(i));
-		}
-		inner->args[i] = fcinfo->args[i];
+			lock_owned(PG_GETARG_OID(i));
 	}
+	call_namesake(fcinfo);
+	PG_RETURN_VOID();
+}
 
-	saved = sx_catalog_become(sx_catalog_get()->owner);
-	(void) FunctionCallInvoke(inner);
-	sx_catalog_restore_user(saved);
+/* sync.set_access(domain, via, user_column) */
+Datum
+sync_ext_set_access(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("domain must not be null"),
+				 errhint("sync.tracked lists the domains.")));
+	lock_owned(sx_tracked_by_domain(text_to_cstring(PG_GETARG_TEXT_PP(0)))->root);
+	if (!PG_ARGISNULL(1))
+		lock_owned(PG_GETARG_OID(1));
+	call_namesake(fcinfo);
 	PG_RETURN_VOID();
 }
 

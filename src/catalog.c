@@ -110,6 +110,8 @@ sx_catalog_find(void)
 	catalog.tracked_by_domain = own_relation(schema, "tracked_domain_key");
 	catalog.cascades = own_relation(schema, "cascades");
 	catalog.cascades_by_detail = own_relation(schema, "cascades_pkey");
+	catalog.access = own_relation(schema, "access");
+	catalog.access_by_rel = own_relation(schema, "access_pkey");
 	catalog.change_log = own_relation(schema, "change_log");
 	catalog.change_log_by_rel = own_relation(schema, "change_log_pkey");
 	catalog.reset_marker = own_relation(schema, "reset_marker");
@@ -148,6 +150,7 @@ sx_catalog_invalidate(Oid relid)
 		return;
 	if (!OidIsValid(relid) ||
 		relid == catalog.tracked || relid == catalog.cascades ||
+		relid == catalog.access ||
 		relid == catalog.change_log || relid == catalog.reset_marker ||
 		relid == catalog.tick || relid == catalog.generation)
 		catalog_valid = false;

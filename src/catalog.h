@@ -26,6 +26,12 @@
 #define Anum_cascades_fk_atts		5
 #define Anum_cascades_ref_atts		6
 
+/* Columns of sync.access. */
+#define Anum_access_rel				1
+#define Anum_access_via				2
+#define Anum_access_user_att		5
+#define Anum_access_scope_atts		6
+
 /* Columns of sync.change_log. */
 #define Anum_change_log_rel			1
 #define Anum_change_log_log			2
@@ -52,6 +58,8 @@ typedef struct SxCatalog
 	Oid			tracked_by_domain;
 	Oid			cascades;
 	Oid			cascades_by_detail;
+	Oid			access;
+	Oid			access_by_rel;
 	Oid			change_log;
 	Oid			change_log_by_rel;
 	Oid			reset_marker;

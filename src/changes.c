@@ -27,6 +27,15 @@
  * T, and so on, and only when that is exhausted is the client up to date.
  * A first load pages by key instead, and then catches up from T.
  *
+ * Rights. With a user, only scopes that the access relation gives the user in
+ * S are read (see access.c). What lies between two such snapshots is a round,
+ * and it begins with what grants and revocations did in it: scopes to forget,
+ * then the rows of scopes that were gained, and only then the log, for the
+ * scopes that nothing has touched since the cursor. All is read by the rights
+ * in S, so a page never gives what was revoked after the page before; and a
+ * scope that a later round touches is left to that one, which takes it back
+ * and gives it again.
+ *
  * The reader's own transaction may write more after this, and may roll back:
  * its changes are delivered last, and never count as seen.
  *
@@ -44,12 +53,12 @@
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 #include "sync_ext.h"
+#include "access.h"
 #include "capture.h"
 #include "catalog.h"
 #include "changes.h"
@@ -59,12 +68,17 @@
 #include "logscan.h"
 #include "rowjson.h"
 #include "rows.h"
+#include "policy.h"
+#include "textform.h"
 #include "tick.h"
 #include "tracked.h"
 #include "validity.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_changes);
 PG_FUNCTION_INFO_V1(sync_ext_current_cursor);
+
+/* So many scopes of a user are looked up without counting entries first. */
+#define FEW_SCOPES		16
 
 /* Keys that are looked up at once: enough of them, but no more memory. */
 #define LOOKUP_BATCH	250
@@ -127,6 +141,11 @@ typedef struct Reading
 	List	   *policies;		/* row security, over the log's rows */
 	uint64		question;
 
+	SxAccess   *access;			/* NULL: no user is given */
+	Datum		user;
+	SxRights   *rights;			/* the user's, in S */
+	const SxScopes *visible;	/* those scopes that nothing has touched */
+
 	Snapshot	snapshot;		/* S ... */
 	SxSnapshot *now;			/* ... as a set */
 	SxSnapshot *tight;			/* what an up-to-date cursor says */
@@ -145,6 +164,8 @@ typedef struct Reading
 	SxDurable	durable;		/* transactions that were examined */
 	bool		flush_all;		/* rows may be newer than those */
 	bool		catching_up;	/* loaded keys must not come twice */
+	bool		by_visible;		/* the log is read by them */
+	bool		granting;		/* what is loaded was not there before */
 	SxShape    *shape;			/* of the table's rows, once needed */
 
 	/* first load */
@@ -162,6 +183,8 @@ sx_change_name(SxChangeKind kind)
 	{
 		case SX_CHANGE_RESET:
 			return "reset";
+		case SX_CHANGE_FORGET:
+			return "forget";
 		case SX_CHANGE_UPSERT:
 			return "upsert";
 		case SX_CHANGE_REMOVE:
@@ -227,6 +250,20 @@ tell_remove(Reading *reading, Datum *key)
 }
 
 static void
+tell_forget(Reading *reading, const Datum *scope)
+{
+	MemoryContext old = MemoryContextSwitchTo(reading->change);
+	SxChange	change = {.kind = SX_CHANGE_FORGET};
+
+	change.key = sx_rowjson_columns(reading->table->nscopes,
+									reading->table->scopes, scope);
+	reading->take(reading->arg, &change);
+	reading->told++;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(reading->change);
+}
+
+static void
 add_member(JsonbParseState **state, const char *name, const char *text)
 {
 	JsonbValue	value;
@@ -271,6 +308,8 @@ tell_end(Reading *reading, SxChangeKind kind, SxCursor *cursor)
 	sx_durable_flush(&reading->durable, reading->flush_all);
 	cursor->generation = sx_catalog_get()->generation_id;
 	cursor->question = reading->question;
+	cursor->rights = reading->rights == NULL ? 0 :
+		sx_rights_hash(reading->rights);
 	cursor->lsn = sx_wal_position(&cursor->timeline);
 	change.cursor = sx_cursor_encode(cursor);
 	if (kind == SX_CHANGE_UP_TO_DATE)
@@ -481,6 +520,15 @@ is_own(Reading *reading, Key *key)
 		(reading->filter == NULL || !reading->filter->residual);
 }
 
+/* Whether the user may see the row, if one is given. */
+static bool
+is_allowed(Reading *reading, SxRow *row)
+{
+	return reading->rights == NULL ||
+		sx_scopes_has(sx_rights_now(reading->rights), row->scopes,
+					  row->scope_nulls);
+}
+
 typedef struct Lookup
 {
 	Reading    *reading;
@@ -524,7 +572,7 @@ take_looked_up(void *arg, SxRow *row)
 	/* 'a' = 'A' may hold, but a client tells them apart */
 	if (!same)
 		return true;
-	if (!row->selected)
+	if (!row->selected || !is_allowed(reading, row))
 	{
 		if (perhaps_there(key) && reading->scan != NULL &&
 			row_in_scope(reading, row))
@@ -701,6 +749,44 @@ gather(Reading *reading, const SxPosition *began, SxPosition *next)
 }
 
 /*
+ * The place of a scope in the user's list is good for this answer only; in a
+ * cursor the scope is named. One that is not there any more is passed over.
+ */
+static void
+name_scope(Reading *reading, SxPosition *position)
+{
+	SxTable    *table = reading->table;
+
+	position->nkeys = 0;
+	if (!reading->by_visible || position->scan >= reading->visible->n)
+		return;
+	position->nkeys = table->nscopes;
+	position->keys = sx_textform_print(table->nscopes, table->scopes,
+									   sx_scopes_at(reading->visible,
+													position->scan));
+}
+
+static void
+find_scope(Reading *reading, SxPosition *position)
+{
+	SxTable    *table = reading->table;
+	bool		found;
+
+	if (!reading->by_visible || position->nkeys != table->nscopes)
+		return;
+	position->scan = sx_scopes_place(reading->visible,
+									 sx_textform_parse(table->nscopes,
+													   table->scopes,
+													   position->keys),
+									 &found);
+	if (found)
+		return;
+	position->xid = 0;
+	position->seq = 0;
+	position->item = 0;
+}
+
+/*
  * Tells the changes between two snapshots, or the reader's own when target is
  * NULL, from a position on. False when the page was cut, at "next".
  */
@@ -712,7 +798,11 @@ read_log(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 	SxPosition	position = {0};
 
 	if (from != NULL && from->kind != SX_POSITION_NONE)
-		began = position = *from;
+	{
+		position = *from;
+		find_scope(reading, &position);
+		began = position;
+	}
 	for (;;)
 	{
 		GatherResult result;
@@ -730,13 +820,14 @@ read_log(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 			(reading->request->max_rows > 0 &&
 			 reading->told >= reading->request->max_rows))
 		{
+			name_scope(reading, &position);
 			*next = position;
 			return false;
 		}
 	}
 }
 
-/* ---- first load ---- */
+/* ---- loads ---- */
 
 static bool
 take_loaded(void *arg, SxRow *row)
@@ -744,6 +835,7 @@ take_loaded(void *arg, SxRow *row)
 	Reading    *reading = arg;
 	int			max_rows = reading->request->max_rows;
 	Key		   *key = NULL;
+	bool		remember = reading->catching_up || reading->granting;
 
 	if (max_rows > 0 && reading->told >= max_rows)
 	{
@@ -752,12 +844,12 @@ take_loaded(void *arg, SxRow *row)
 	}
 	reading->load_rows++;
 	/* a view that has no document for the row does not select it */
-	if (reading->excluded != NIL || reading->catching_up)
-		key = find_key(reading, row->key, reading->catching_up);
+	if (reading->excluded != NIL || remember)
+		key = find_key(reading, row->key, remember);
 	if (row->selected && (key == NULL || reading->after_reset ||
-						  !is_excluded(key, row)))
+						  reading->granting || !is_excluded(key, row)))
 		tell_upsert(reading, row);
-	if (key != NULL && reading->catching_up)
+	if (remember)
 		key->state = KEY_TOLD;
 	if (max_rows > 0)
 	{
@@ -790,7 +882,8 @@ take_excluded(void *arg, SxRow *row)
 	Key		   *key = lookup->keys[row->ord];
 	MinimalTuple image = key_image(lookup->reading, row->key);
 
-	if (row->selected && image->t_len == key->hash.image->t_len &&
+	if (row->selected && is_allowed(lookup->reading, row) &&
+		image->t_len == key->hash.image->t_len &&
 		memcmp(image, key->hash.image, image->t_len) == 0)
 		lookup->done[row->ord] = true;
 	heap_free_minimal_tuple(image);
@@ -827,24 +920,13 @@ tell_excluded_removes(Reading *reading)
 }
 
 /*
- * Loads rows after a position, all of them where that is NULL. False when the
- * page was cut.
+ * Loads rows of some scopes (NULL: all) after the position in reading->loaded,
+ * which is moved on. False when the page was cut.
  */
 static bool
-read_load(Reading *reading, const SxPosition *after)
+load_rows(Reading *reading, const SxScopes *scopes)
 {
 	int			max_rows = reading->request->max_rows;
-
-	reading->flush_all = true;
-	if (after != NULL)
-	{
-		reading->loaded = *after;
-		reading->after_reset = after->scan == 1;
-	}
-	reading->loaded.kind = SX_POSITION_LOAD;
-	reading->loaded.scan = reading->after_reset ? 1 : 0;
-	if (reading->loaded.nkeys == 0 && !tell_excluded_removes(reading))
-		return false;
 
 	/*
 	 * Rows that exclude leaves out, or a view hides, do not count: a page may
@@ -856,7 +938,7 @@ read_load(Reading *reading, const SxPosition *after)
 			Max(max_rows - reading->told, 0) + 1;
 
 		reading->load_rows = 0;
-		sx_rows_load(reading->table, reading->filter, reading->params,
+		sx_rows_load(reading->table, reading->filter, reading->params, scopes,
 					 reading->loaded.nkeys > 0 ? &reading->loaded : NULL,
 					 limit, take_loaded, reading);
 		note_loaded(reading);
@@ -867,33 +949,179 @@ read_load(Reading *reading, const SxPosition *after)
 	}
 }
 
+/*
+ * Loads rows after a position, all of them where that is NULL. False when the
+ * page was cut.
+ */
+static bool
+read_load(Reading *reading, const SxPosition *after)
+{
+	reading->flush_all = true;
+	if (after != NULL)
+	{
+		reading->loaded = *after;
+		reading->after_reset = after->scan == 1;
+	}
+	reading->loaded.kind = SX_POSITION_LOAD;
+	reading->loaded.scan = reading->after_reset ? 1 : 0;
+	if (reading->loaded.nkeys == 0 && !tell_excluded_removes(reading))
+		return false;
+	return load_rows(reading, reading->visible);
+}
+
+/* ---- grants and revocations ---- */
+
+/* Tells scopes to forget; false when the page was cut. */
+static bool
+tell_forgets(Reading *reading, const SxScopes *scopes, const SxPosition *from,
+			 SxPosition *next)
+{
+	SxTable    *table = reading->table;
+	int			max_rows = reading->request->max_rows;
+	int			place = 0;
+	bool		found;
+
+	if (from->phase == SX_PHASE_FORGET && from->nkeys > 0)
+	{
+		place = sx_scopes_place(scopes,
+								sx_textform_parse(table->nscopes, table->scopes,
+												  from->keys), &found);
+		place += found ? 1 : 0;
+	}
+	*next = *from;
+	for (; place < scopes->n; place++)
+	{
+		if (max_rows > 0 && reading->told >= max_rows)
+			return false;
+		tell_forget(reading, sx_scopes_at(scopes, place));
+		next->nkeys = table->nscopes;
+		next->keys = sx_textform_print(table->nscopes, table->scopes,
+									   sx_scopes_at(scopes, place));
+	}
+	return true;
+}
+
+/* Tells the rows of scopes that were gained; false when the page was cut. */
+static bool
+tell_granted(Reading *reading, const SxScopes *scopes, const SxPosition *from,
+			 SxPosition *next)
+{
+	bool		done;
+
+	if (scopes->n == 0)
+		return true;
+	memset(&reading->loaded, 0, sizeof(SxPosition));
+	if (from->phase == SX_PHASE_GRANTED)
+		reading->loaded = *from;
+	reading->last_loaded = NULL;
+	reading->load_cut = false;
+	reading->granting = true;
+	done = load_rows(reading, scopes);
+	reading->granting = false;
+	*next = reading->loaded;
+	return done;
+}
+
+/*
+ * What grants and revocations did in a round: of transactions between two
+ * snapshots, or of the reader's own when target is NULL. False when the page
+ * was cut, at "next".
+ */
+static bool
+tell_rights(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
+			const SxPosition *from, SxPosition *next)
+{
+	SxPosition	start = {.phase = SX_PHASE_FORGET};
+	SxGrants   *grants;
+
+	if (reading->rights == NULL || !reading->access->is_table ||
+		sx_rights_touched(reading->rights)->n == 0)
+		return true;
+	if (from != NULL && from->kind != SX_POSITION_NONE)
+	{
+		if (from->phase == SX_PHASE_ENTRIES)
+			return true;
+		start = *from;
+	}
+	start.kind = target != NULL ? SX_POSITION_LOG : SX_POSITION_OWN;
+	start.xid = target != NULL ? 0 : reading->own;
+
+	reading->flush_all = true;
+	grants = sx_rights_round(reading->rights, seen, target, reading->own);
+	if (start.phase == SX_PHASE_FORGET &&
+		!tell_forgets(reading, grants->forget, &start, next))
+		return false;
+	if (!tell_granted(reading, grants->load, &start, next))
+	{
+		next->kind = start.kind;
+		next->phase = SX_PHASE_GRANTED;
+		next->xid = start.xid;
+		return false;
+	}
+	return true;
+}
+
 /* ---- the cursor ---- */
+
+static const SxReset rights_changed = {
+	"access",
+	"What the user may see has changed.",
+	"Load anew. An access relation that is a table tells what has changed; a view cannot."
+};
+
+/* What the client has seen for sure: up to there it need not be told. */
+static const SxSnapshot *
+base_of(const SxCursor *cursor)
+{
+	return cursor->position.kind == SX_POSITION_LOAD ? &cursor->target :
+		&cursor->seen;
+}
+
+/* Whether the position can be one of this question. */
+static bool
+is_position(Reading *reading, const SxCursor *cursor)
+{
+	const SxPosition *position = &cursor->position;
+	bool		by_key = position->kind == SX_POSITION_LOAD ||
+		position->phase == SX_PHASE_GRANTED;
+
+	if (position->kind == SX_POSITION_NONE)
+		return true;
+	if (!cursor->has_target ||
+		(reading->access == NULL && position->phase != SX_PHASE_ENTRIES))
+		return false;
+	return position->nkeys == 0 ||
+		position->nkeys == (by_key ? reading->table->nkeys :
+							reading->table->nscopes);
+}
 
 /* Whether the log and the history reach back to the cursor; else why not. */
 static const SxReset *
 check_cursor(Reading *reading, SxCursor *cursor)
 {
 	const SxReset *reset = sx_validity_of_cursor(cursor, reading->snapshot);
-	bool		loading = cursor->position.kind == SX_POSITION_LOAD;
 	const SxSnapshot *base;
 
 	if (reset != NULL)
 		return reset;
 	if (cursor->question != 0 && cursor->question != reading->question)
 		return &sx_reset_other_question;
-	if (loading && (!cursor->has_target ||
-					(cursor->position.nkeys != 0 &&
-					 cursor->position.nkeys != reading->table->nkeys)))
+	if (!is_position(reading, cursor))
 		return &sx_reset_other_question;
-	base = loading ? &cursor->target : &cursor->seen;
+	base = base_of(cursor);
 	sx_validity_check_snapshot(reading->now, base);
 	if (cursor->has_target)
 	{
 		sx_validity_check_snapshot(reading->now, &cursor->target);
 		sx_validity_check_snapshot(reading->now, &cursor->read);
 	}
-	return sx_validity_of_log(reading->table, base, reading->snapshot,
-							  reading->now, reading->own);
+	reset = sx_validity_of_log(reading->table, base, reading->snapshot,
+							   reading->now, reading->own);
+	if (reset == NULL && reading->access != NULL && reading->access->is_table)
+		reset = sx_validity_of_log(reading->access->table, base,
+								   reading->snapshot, reading->now,
+								   reading->own);
+	return reset;
 }
 
 /* Whether a finished transaction is in "now" that "seen" lacks. */
@@ -912,7 +1140,6 @@ static uint64
 question_of(Reading *reading)
 {
 	StringInfoData text;
-	ListCell   *cell;
 	uint64		hash;
 
 	initStringInfo(&text);
@@ -930,23 +1157,68 @@ question_of(Reading *reading)
 						 param->isnull ? 0 :
 						 datum_image_hash(param->value, typbyval, typlen));
 	}
-	foreach(cell, reading->policies)
-		appendStringInfo(&text, " %s", nodeToString(lfirst(cell)));
+	if (reading->access != NULL)
+		appendStringInfo(&text, " for %u.%s %s", reading->access->via,
+						 reading->access->user_column,
+						 reading->request->user_id);
+	sx_policy_describe(reading->table, &text);
 	hash = hash_bytes_extended((unsigned char *) text.data, text.len, 0);
 	return hash == 0 ? 1 : hash;
 }
 
 /* ---- an answer ---- */
 
-static void
-begin_scan(Reading *reading)
+static SxLogScan *
+make_scan(Reading *reading, bool by_visible)
 {
-	if (reading->scan != NULL)
-		return;
-	reading->scan = sx_logscan_begin(reading->table, reading->filter,
-									 reading->policies, reading->params,
-									 reading->snapshot, reading->now);
+	return sx_logscan_begin(reading->table, reading->filter, reading->policies,
+							reading->params, reading->visible, by_visible,
+							reading->snapshot, reading->now);
+}
+
+/*
+ * A user's scopes are looked up one by one in the log's index, unless they are
+ * more than there are entries to look at. A page goes on as it began.
+ */
+static void
+begin_scan(Reading *reading, const SxSnapshot *seen, const SxPosition *from)
+{
+	bool		by_filter = reading->filter != NULL && reading->filter->by_scope;
+	bool		resumed = from != NULL && from->kind != SX_POSITION_NONE &&
+		from->phase == SX_PHASE_ENTRIES;
+
+	if (reading->visible == NULL || by_filter)
+		reading->scan = make_scan(reading, false);
+	else if (resumed || reading->visible->n <= FEW_SCOPES)
+	{
+		reading->by_visible = !resumed || from->nkeys > 0;
+		reading->scan = make_scan(reading, reading->by_visible);
+	}
+	else
+	{
+		reading->scan = make_scan(reading, false);
+		reading->by_visible = !sx_logscan_is_short(reading->scan, seen,
+												   reading->tight,
+												   reading->visible->n);
+		if (reading->by_visible)
+		{
+			sx_logscan_end(reading->scan);
+			reading->scan = make_scan(reading, true);
+		}
+	}
 	reading->scope_row = sx_logscan_row(reading->scan);
+}
+
+/* One round: rights, then the log. False when the page was cut, at "next". */
+static bool
+read_round(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
+		   const SxPosition *from, SxPosition *next)
+{
+	if (!tell_rights(reading, seen, target, from, next))
+		return false;
+	if (from != NULL && from->phase != SX_PHASE_ENTRIES)
+		from = NULL;
+	return read_log(reading, seen, target, from, next);
 }
 
 /*
@@ -959,11 +1231,11 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 {
 	SxPosition	next = {0};
 
-	begin_scan(reading);
+	begin_scan(reading, seen, from);
 	if (target != NULL)
 	{
 		reading->flush_all = true;
-		if (!read_log(reading, seen, target, from, &next))
+		if (!read_round(reading, seen, target, from, &next))
 		{
 			tell_more(reading, seen, target, &next);
 			return;
@@ -975,7 +1247,7 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 	 * Also where the page was cut in the reader's own changes: others may have
 	 * committed since, and the answer ends with a cursor that has seen them.
 	 */
-	if (!read_log(reading, seen, reading->tight, NULL, &next))
+	if (!read_round(reading, seen, reading->tight, NULL, &next))
 	{
 		tell_more(reading, seen, reading->tight, &next);
 		return;
@@ -986,7 +1258,7 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 		if (from != NULL && (from->kind != SX_POSITION_OWN ||
 							 from->xid != reading->own))
 			from = NULL;
-		if (!read_log(reading, reading->tight, NULL, from, &next))
+		if (!read_round(reading, reading->tight, NULL, from, &next))
 		{
 			tell_more(reading, reading->tight, reading->tight, &next);
 			return;
@@ -1012,15 +1284,10 @@ tell_load(Reading *reading, const SxCursor *cursor)
 		tell_changes(reading, target, NULL, NULL);
 }
 
-/*
- * The tight snapshot of S for this table: it ends at the newest transaction
- * that logged a change or left a marker, and never before "low", up to which
- * somebody has looked already.
- */
-static void
-tighten(Reading *reading, uint64 low)
+/* The newest transaction in a table's log, or that left a marker for it. */
+static uint64
+newest_of(Reading *reading, SxTable *table, uint64 low)
 {
-	SxTable    *table = reading->table;
 	uint64		newest = sx_logscan_newest(table->log, table->log_by_xid,
 										   reading->snapshot, reading->now,
 										   low);
@@ -1032,23 +1299,69 @@ tighten(Reading *reading, uint64 low)
 		note_xid(reading, newest);
 	if (newest_marker != 0)
 		note_xid(reading, newest_marker);
-	reading->tight = sx_snapshot_below(reading->now,
-									   Max(Max(newest, newest_marker) + 1, low));
+	return Max(newest, newest_marker);
+}
+
+/*
+ * The tight snapshot of S for this question: it ends at the newest transaction
+ * that logged a change or left a marker, and never before "low", up to which
+ * somebody has looked already.
+ */
+static void
+tighten(Reading *reading, uint64 low)
+{
+	uint64		newest = newest_of(reading, reading->table, low);
+
+	if (reading->access != NULL && reading->access->is_table)
+		newest = Max(newest, newest_of(reading, reading->access->table, low));
+	reading->tight = sx_snapshot_below(reading->now, Max(newest + 1, low));
+}
+
+/* What the user may see, and what of it has changed since "seen". */
+static void
+read_rights(Reading *reading, const SxSnapshot *seen)
+{
+	if (reading->access == NULL)
+		return;
+	reading->rights = sx_access_read(reading->access, reading->user, seen,
+									 reading->snapshot, reading->now,
+									 reading->own);
+	reading->visible = sx_scopes_without(sx_rights_now(reading->rights),
+										 sx_rights_touched(reading->rights));
+}
+
+static uint64
+pruned_below(Reading *reading)
+{
+	uint64		pruned = sx_logscan_pruned_below(reading->table->root,
+												 reading->snapshot);
+
+	if (reading->access != NULL && reading->access->is_table)
+		pruned = Max(pruned,
+					 sx_logscan_pruned_below(reading->access->table->root,
+											 reading->snapshot));
+	return pruned;
 }
 
 static void
 answer(Reading *reading, SxCursor *cursor)
 {
-	uint64		pruned_below = sx_logscan_pruned_below(reading->table->root,
-													   reading->snapshot);
 	const SxReset *reset = NULL;
-	uint64		low;
+	bool		is_view = reading->access != NULL && !reading->access->is_table;
+	uint64		low = pruned_below(reading);
 
 	if (cursor != NULL)
 		reset = check_cursor(reading, cursor);
+	if (is_view)
+	{
+		read_rights(reading, NULL);
+		if (cursor != NULL && reset == NULL &&
+			cursor->rights != sx_rights_hash(reading->rights))
+			reset = &rights_changed;
+	}
 	if (cursor == NULL || reset != NULL)
 	{
-		tighten(reading, pruned_below);
+		tighten(reading, low);
 		if (reset != NULL)
 		{
 			/*
@@ -1058,23 +1371,46 @@ answer(Reading *reading, SxCursor *cursor)
 			reading->after_reset = true;
 			tell_reset(reading, reset);
 		}
+		if (!is_view)
+			read_rights(reading, NULL);
 		tell_load(reading, NULL);
 		return;
 	}
 
-	low = Max(cursor->seen.xmax, pruned_below);
+	low = Max(cursor->seen.xmax, low);
 	if (cursor->has_target)
 		low = Max(low, Max(cursor->target.xmax, cursor->read.xmax));
 	tighten(reading, low);
+	if (!cursor->has_target && reading->own == 0 &&
+		nothing_finished(reading, &cursor->seen))
+	{
+		tell_up_to_date(reading);
+		return;
+	}
+	if (!is_view)
+		read_rights(reading, base_of(cursor));
 	if (cursor->position.kind == SX_POSITION_LOAD)
 		tell_load(reading, cursor);
-	else if (!cursor->has_target && reading->own == 0 &&
-			 nothing_finished(reading, &cursor->seen))
-		tell_up_to_date(reading);
 	else
 		tell_changes(reading, &cursor->seen,
 					 cursor->position.kind == SX_POSITION_LOG ?
 					 &cursor->target : NULL, &cursor->position);
+}
+
+static void
+find_access(Reading *reading)
+{
+	const char *user_id = reading->request->user_id;
+
+	reading->access = sx_access_find(reading->table);
+	if (reading->access == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("sync domain \"%s\" has no access relation",
+						reading->table->domain),
+				 errdetail("The user given is \"%s\".", user_id),
+				 errhint("Call sync.set_access(), or leave user_id out: without an access relation the domain concerns everybody who may read the table.")));
+	reading->user = sx_access_user(reading->access, user_id);
 }
 
 void
@@ -1100,18 +1436,14 @@ sx_changes_read(const SxRequest *request, SxTakeChange take, void *arg)
 	reading.table = sx_tracked_by_domain(request->domain);
 	sx_rows_check_privileges(reading.table);
 	if (request->user_id != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("sync domain \"%s\" has no access relation",
-						request->domain),
-				 errdetail("The user given is \"%s\".", request->user_id),
-				 errhint("Leave user_id out: without an access relation the domain concerns everybody who may read the table.")));
+		find_access(&reading);
 	if (request->filter != NULL)
 		reading.filter = sx_filter_get(reading.table, request->filter);
 	reading.params = sx_filter_params(reading.filter, request->params);
-	if (check_enable_rls(reading.table->root, InvalidOid, true) == RLS_ENABLED)
-		reading.policies = sx_filter_policies(reading.table,
-											  request->since != NULL);
+	/* where the word of the server decides, policies need not */
+	reading.policies = sx_policy_quals(reading.table,
+									   request->since != NULL &&
+									   request->user_id == NULL);
 	reading.question = question_of(&reading);
 
 	reading.snapshot = GetActiveSnapshot();

@@ -28,6 +28,7 @@ typedef struct SxRequest
 typedef enum SxChangeKind
 {
 	SX_CHANGE_RESET,
+	SX_CHANGE_FORGET,
 	SX_CHANGE_UPSERT,
 	SX_CHANGE_REMOVE,
 	SX_CHANGE_MORE,
@@ -37,7 +38,7 @@ typedef enum SxChangeKind
 typedef struct SxChange
 {
 	SxChangeKind kind;
-	Jsonb	   *key;			/* UPSERT, REMOVE */
+	Jsonb	   *key;			/* UPSERT, REMOVE; FORGET: the scope */
 	Jsonb	   *data;			/* UPSERT; RESET: the reason */
 	bool		has_modified_at;
 	TimestampTz modified_at;	/* UPSERT; UP_TO_DATE: the server time */

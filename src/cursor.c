@@ -50,7 +50,7 @@
 #include "sync_ext.h"
 #include "cursor.h"
 
-#define CURSOR_VERSION 1
+#define CURSOR_VERSION 2
 
 #define FLAG_TIME		0x01
 #define FLAG_TARGET		0x02
@@ -103,24 +103,19 @@ static void
 put_position(StringInfo buf, const SxPosition *position)
 {
 	put_uint(buf, position->kind);
-	if (position->kind == SX_POSITION_LOAD)
-	{
-		put_uint(buf, position->scan);
-		put_uint(buf, position->item);
-		put_uint(buf, position->nkeys);
-		for (int i = 0; i < position->nkeys; i++)
-		{
-			int			len = strlen(position->keys[i]);
-
-			put_uint(buf, len);
-			appendBinaryStringInfo(buf, position->keys[i], len);
-		}
-		return;
-	}
+	put_uint(buf, position->phase);
 	put_uint(buf, position->scan);
 	put_uint(buf, position->xid);
 	put_uint(buf, (uint32) position->seq);
 	put_uint(buf, position->item);
+	put_uint(buf, position->nkeys);
+	for (int i = 0; i < position->nkeys; i++)
+	{
+		int			len = strlen(position->keys[i]);
+
+		put_uint(buf, len);
+		appendBinaryStringInfo(buf, position->keys[i], len);
+	}
 }
 
 static pg_crc32c
@@ -161,6 +156,7 @@ sx_cursor_encode(const SxCursor *cursor)
 		put_uint(&buf, cursor->timeline);
 		put_uint(&buf, cursor->lsn);
 		put_uint(&buf, cursor->question);
+		put_uint(&buf, cursor->rights);
 		put_snapshot(&buf, &cursor->seen);
 		if (cursor->has_target)
 		{
@@ -247,31 +243,26 @@ static void
 get_position(Reader *reader, SxPosition *position)
 {
 	position->kind = get_count(reader, SX_POSITION_LOAD);
-	if (position->kind == SX_POSITION_LOAD)
-	{
-		position->scan = (uint32) get_count(reader, 1);
-		position->item = (uint32) get_count(reader, PG_INT32_MAX);
-		position->nkeys = get_count(reader, MAX_POSITION_KEYS);
-		position->keys = palloc0(sizeof(char *) * Max(position->nkeys, 1));
-		for (int i = 0; i < position->nkeys && !reader->broken; i++)
-		{
-			int			len = get_count(reader, reader->end - reader->at);
-
-			if (reader->broken || len > reader->end - reader->at ||
-				memchr(reader->at, '\0', len) != NULL)
-			{
-				reader->broken = true;
-				return;
-			}
-			position->keys[i] = pnstrdup((const char *) reader->at, len);
-			reader->at += len;
-		}
-		return;
-	}
+	position->phase = get_count(reader, SX_PHASE_GRANTED);
 	position->scan = (uint32) get_count(reader, PG_INT32_MAX);
 	position->xid = get_uint(reader);
 	position->seq = get_count(reader, PG_INT32_MAX);
 	position->item = (uint32) get_count(reader, PG_INT32_MAX);
+	position->nkeys = get_count(reader, MAX_POSITION_KEYS);
+	position->keys = palloc0(sizeof(char *) * Max(position->nkeys, 1));
+	for (int i = 0; i < position->nkeys && !reader->broken; i++)
+	{
+		int			len = get_count(reader, reader->end - reader->at);
+
+		if (reader->broken || len > reader->end - reader->at ||
+			memchr(reader->at, '\0', len) != NULL)
+		{
+			reader->broken = true;
+			return;
+		}
+		position->keys[i] = pnstrdup((const char *) reader->at, len);
+		reader->at += len;
+	}
 }
 
 /* NULL where the bytes are not a cursor. */
@@ -306,6 +297,7 @@ decode(const char *data, int len)
 		cursor->timeline = (TimeLineID) get_uint(&reader);
 		cursor->lsn = get_uint(&reader);
 		cursor->question = get_uint(&reader);
+		cursor->rights = get_uint(&reader);
 		get_snapshot(&reader, &cursor->seen);
 		cursor->has_target = (flags & FLAG_TARGET) != 0;
 		if (cursor->has_target)

@@ -36,18 +36,33 @@ typedef enum SxPositionKind
 	SX_POSITION_LOAD			/* in a first load, by key */
 } SxPositionKind;
 
+/* What is told of a round, LOG or OWN, in this order. */
+typedef enum SxPhase
+{
+	SX_PHASE_ENTRIES,			/* of the log; all that there is without a user */
+	SX_PHASE_FORGET,			/* scopes that were lost */
+	SX_PHASE_GRANTED			/* rows of scopes that were gained */
+} SxPhase;
+
 /* Where a page was cut. */
 typedef struct SxPosition
 {
 	SxPositionKind kind;
-	uint32		scan;			/* LOG, OWN: which of the question's scopes; LOAD:
+	SxPhase		phase;			/* LOG, OWN */
+	uint32		scan;			/* ENTRIES: which of the filter's scopes; LOAD:
 								 * 1 after a reset */
-	uint64		xid;			/* LOG, OWN: the entry that comes next ... */
+	uint64		xid;			/* ENTRIES: the entry that comes next; OWN: the
+								 * transaction */
 	int32		seq;
-	uint32		item;			/* ... and the key in it; LOAD: how many of the
-								 * keys in exclude were looked at */
-	int			nkeys;			/* LOAD: the last key examined, as text; 0:
-								 * none so far */
+	uint32		item;			/* and the key in the entry; LOAD: how many of
+								 * the keys in exclude were looked at */
+
+	/*
+	 * As text, none so far where nkeys is 0. LOAD, GRANTED: the last key that
+	 * was examined. FORGET: the last scope told. ENTRIES, where they are read
+	 * by the user's scopes: the scope.
+	 */
+	int			nkeys;
 	char	  **keys;
 } SxPosition;
 
@@ -60,6 +75,7 @@ typedef struct SxCursor
 	TimeLineID	timeline;
 	XLogRecPtr	lsn;
 	uint64		question;		/* what it is bound to; 0: anything */
+	uint64		rights;			/* of the user, by a view; else 0 */
 	SxSnapshot	seen;
 	bool		has_target;		/* a page: it goes on to this snapshot */
 	SxSnapshot	target;

@@ -14,8 +14,9 @@
  * million of them, and every poll would look again.
  *
  * A filter that sets every scope column equal to a value is read in the index
- * that begins with those columns, once for each value when it is a list; all
- * others are read in the index on the transaction alone.
+ * that begins with those columns, once for each value when it is a list. So
+ * are the scopes that a user may see. All else is read in the index on the
+ * transaction alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,6 +38,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 #include "utils/xid8.h"
 
 #include "sync_ext.h"
@@ -50,6 +52,9 @@ typedef struct XidRange
 	int32		low_seq;		/* entries of "low" begin here */
 } XidRange;
 
+static bool next_range(SxLogScan *scan);
+static bool next_in_range(SxLogScan *scan);
+
 struct SxLogScan
 {
 	SxTable    *table;
@@ -62,8 +67,11 @@ struct SxLogScan
 	IndexScanDesc scan;
 	TupleTableSlot *entry;
 	int			nprefix;		/* scope columns in the index */
+	Oid			prefix_functions[INDEX_MAX_KEYS];	/* that they equal by */
+	Oid			prefix_subtypes[INDEX_MAX_KEYS];
 	int			nscans;			/* value tuples for them */
 	Datum	   *prefixes;		/* nscans times nprefix */
+	const SxScopes *allowed;	/* NULL: all, or the prefixes see to it */
 
 	EState	   *estate;			/* for the log conjuncts */
 	ExprContext *econtext;
@@ -308,6 +316,13 @@ row_desc(SxTable *table)
 	return desc;
 }
 
+/* The function of a type's own equality. */
+static Oid
+equality_of(Oid type)
+{
+	return get_opcode(lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr);
+}
+
 static Datum
 evaluate(SxLogScan *scan, Expr *expression, bool *isnull)
 {
@@ -331,7 +346,6 @@ find_prefixes(SxLogScan *scan)
 	Datum	   *elements = NULL;
 	int			nelements = 1;
 
-	scan->nprefix = table->nscopes;
 	for (int i = 0; i < table->nscopes; i++)
 	{
 		SxScopeEqual *equal = &scan->filter->scopes[i];
@@ -375,32 +389,20 @@ find_prefixes(SxLogScan *scan)
 	}
 }
 
-SxLogScan *
-sx_logscan_begin(SxTable *table, SxFilter *filter, List *policies,
-				 ParamListInfo params, Snapshot snapshot,
-				 const SxSnapshot *now)
+static SxLogScan *
+open_scan(SxTable *table, bool by_scope, Snapshot snapshot,
+		  const SxSnapshot *now)
 {
 	SxLogScan  *scan = palloc0(sizeof(SxLogScan));
-	bool		by_scope = filter != NULL && filter->by_scope &&
-		OidIsValid(table->log_by_scope);
-	List	   *quals;
 
 	scan->table = table;
-	scan->filter = filter;
 	scan->snapshot = snapshot;
 	scan->now = now;
+	scan->nprefix = by_scope ? table->nscopes : 0;
 	scan->nscans = 1;
 	scan->row = MakeSingleTupleTableSlot(row_desc(table), &TTSOpsVirtual);
 	scan->estate = CreateExecutorState();
 	scan->econtext = CreateExprContext(scan->estate);
-	scan->econtext->ecxt_param_list_info = params;
-	quals = list_concat_copy(policies, filter == NULL ? NIL : filter->log_quals);
-	if (quals != NIL)
-		scan->passes = ExecInitExprWithParams(
-			expression_planner(make_ands_explicit(copyObject(quals))), params);
-	if (by_scope)
-		find_prefixes(scan);
-
 	scan->heap = table_open(table->log, AccessShareLock);
 	scan->index = index_open(by_scope ? table->log_by_scope : table->log_by_xid,
 							 AccessShareLock);
@@ -414,6 +416,60 @@ sx_logscan_begin(SxTable *table, SxFilter *filter, List *policies,
 												"sync_ext log entry",
 												ALLOCSET_DEFAULT_SIZES);
 	return scan;
+}
+
+SxLogScan *
+sx_logscan_begin(SxTable *table, SxFilter *filter, List *policies,
+				 ParamListInfo params, const SxScopes *allowed,
+				 bool by_allowed, Snapshot snapshot, const SxSnapshot *now)
+{
+	bool		by_filter = filter != NULL && filter->by_scope &&
+		OidIsValid(table->log_by_scope);
+	bool		by_scope = by_filter || (allowed != NULL && by_allowed);
+	SxLogScan  *scan = open_scan(table, by_scope, snapshot, now);
+	List	   *quals;
+
+	scan->filter = filter;
+	scan->econtext->ecxt_param_list_info = params;
+	quals = list_concat_copy(policies, filter == NULL ? NIL : filter->log_quals);
+	if (quals != NIL)
+		scan->passes = ExecInitExprWithParams(
+			expression_planner(make_ands_explicit(copyObject(quals))), params);
+
+	for (int i = 0; i < scan->nprefix; i++)
+	{
+		scan->prefix_functions[i] = by_filter ? filter->scopes[i].function :
+			equality_of(table->scopes[i].type);
+		scan->prefix_subtypes[i] = by_filter ? filter->scopes[i].subtype :
+			InvalidOid;
+	}
+	if (by_filter)
+		find_prefixes(scan);
+	else if (by_scope)
+	{
+		scan->nscans = allowed->n;
+		scan->prefixes = allowed->values;
+	}
+	if (by_filter || !by_scope)
+		scan->allowed = allowed;
+	return scan;
+}
+
+bool
+sx_logscan_is_short(SxLogScan *scan, const SxSnapshot *seen,
+					const SxSnapshot *target, int n)
+{
+	sx_logscan_between(scan, seen, target, NULL);
+	while (n >= 0)
+	{
+		if (!scan->in_range && !next_range(scan))
+			return true;
+		if (next_in_range(scan))
+			n--;
+		else
+			scan->in_range = false;
+	}
+	return false;
 }
 
 void
@@ -485,14 +541,11 @@ rescan(SxLogScan *scan)
 	int			n = 0;
 
 	for (int i = 0; i < scan->nprefix; i++)
-	{
-		SxScopeEqual *equal = &scan->filter->scopes[i];
-
 		ScanKeyEntryInitialize(&keys[n++], 0, i + 1, BTEqualStrategyNumber,
-							   equal->subtype, scan->table->scopes[i].collation,
-							   equal->function,
+							   scan->prefix_subtypes[i],
+							   scan->table->scopes[i].collation,
+							   scan->prefix_functions[i],
 							   scan->prefixes[scan->current_scan * scan->nprefix + i]);
-	}
 	xid_key(&keys[n++], scan->nprefix + 1, BTGreaterEqualStrategyNumber,
 			scan->range.low);
 	/* the first transaction alone, where we begin in its midst */
@@ -664,9 +717,14 @@ read_entry(SxLogScan *scan)
 bool
 sx_logscan_passes(SxLogScan *scan, TupleTableSlot *row)
 {
+	int			nkeys = scan->table->nkeys;
 	bool		isnull;
 	Datum		result;
 
+	if (scan->allowed != NULL &&
+		!sx_scopes_has(scan->allowed, row->tts_values + nkeys,
+					   row->tts_isnull + nkeys))
+		return false;
 	if (scan->passes == NULL)
 		return true;
 	ResetExprContext(scan->econtext);
@@ -682,13 +740,45 @@ sx_logscan_row(SxLogScan *scan)
 									&TTSOpsVirtual);
 }
 
-SxLogItem *
-sx_logscan_next(SxLogScan *scan)
+/* The next key of the entry that passes, or NULL. */
+static SxLogItem *
+next_item(SxLogScan *scan)
 {
 	SxTable    *table = scan->table;
 
+	while (scan->next_item < scan->nitems)
+	{
+		uint32		place = scan->next_item++;
+
+		ExecClearTuple(scan->row);
+		for (int i = 0; i < table->nkeys; i++)
+		{
+			if (table->packed)
+				scan->key[i] = scan->arrays[i][place];
+			scan->row->tts_values[i] = scan->key[i];
+			scan->row->tts_isnull[i] = false;
+		}
+		ExecStoreVirtualTuple(scan->row);
+		if (!sx_logscan_passes(scan, scan->row))
+			continue;
+		scan->item.position.item = place;
+		ItemPointerSetInvalid(&scan->item.tid);
+		if (scan->tids != NULL)
+			scan->item.tid = *(ItemPointer) DatumGetPointer(scan->tids[place]);
+		scan->item.key = scan->key;
+		scan->item.row = scan->row;
+		return &scan->item;
+	}
+	return NULL;
+}
+
+SxLogItem *
+sx_logscan_next(SxLogScan *scan)
+{
 	for (;;)
 	{
+		SxLogItem  *item;
+
 		if (!scan->has_entry)
 		{
 			if (!scan->in_range && !next_range(scan))
@@ -700,31 +790,37 @@ sx_logscan_next(SxLogScan *scan)
 			}
 			read_entry(scan);
 		}
-		while (scan->next_item < scan->nitems)
-		{
-			uint32		place = scan->next_item++;
-
-			ExecClearTuple(scan->row);
-			for (int i = 0; i < table->nkeys; i++)
-			{
-				if (table->packed)
-					scan->key[i] = scan->arrays[i][place];
-				scan->row->tts_values[i] = scan->key[i];
-				scan->row->tts_isnull[i] = false;
-			}
-			ExecStoreVirtualTuple(scan->row);
-			if (!sx_logscan_passes(scan, scan->row))
-				continue;
-			scan->item.position.item = place;
-			ItemPointerSetInvalid(&scan->item.tid);
-			if (scan->tids != NULL)
-				scan->item.tid = *(ItemPointer) DatumGetPointer(scan->tids[place]);
-			scan->item.key = scan->key;
-			scan->item.row = scan->row;
-			return &scan->item;
-		}
+		item = next_item(scan);
+		if (item != NULL)
+			return item;
 		scan->has_entry = false;
 	}
+}
+
+void
+sx_logscan_of(SxTable *table, Datum first, uint64 low, Snapshot snapshot,
+			  SxTakeItem take, void *arg)
+{
+	SxLogScan  *scan = open_scan(table, true, snapshot, NULL);
+	ScanKeyData keys[2];
+
+	ScanKeyEntryInitialize(&keys[0], 0, 1, BTEqualStrategyNumber, InvalidOid,
+						   table->scopes[0].collation,
+						   equality_of(table->scopes[0].type), first);
+	xid_key(&keys[1], table->nscopes + 1, BTGreaterEqualStrategyNumber, low);
+	index_endscan(scan->scan);
+	scan->scan = sx_index_beginscan(scan->heap, scan->index, snapshot, 2);
+	index_rescan(scan->scan, keys, 2, NULL, 0);
+	while (index_getnext_slot(scan->scan, ForwardScanDirection, scan->entry))
+	{
+		SxLogItem  *item;
+
+		CHECK_FOR_INTERRUPTS();
+		read_entry(scan);
+		while ((item = next_item(scan)) != NULL)
+			take(arg, item);
+	}
+	sx_logscan_end(scan);
 }
 
 /* ---- whole entries ---- */

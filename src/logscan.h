@@ -15,6 +15,7 @@
 
 #include "cursor.h"
 #include "filter.h"
+#include "scopes.h"
 #include "tracked.h"
 
 /* One key of one log entry. Datums point into the scan. */
@@ -32,11 +33,15 @@ typedef struct SxLogScan SxLogScan;
 
 /*
  * Prepares to read entries of a table's log that "snapshot" sees, whose keys
- * pass the filter's log conjuncts and the policies. "now" is that snapshot as a set. Everything
- * is allocated in the current memory context, and released by the end call.
+ * pass the filter's log conjuncts and the policies, and whose scope is allowed
+ * (NULL: any). With "by_allowed" they are read scope by scope, unless the
+ * filter names scopes: then position.scan is a place in "allowed". "now" is
+ * that snapshot as a set. Everything is allocated in the current memory
+ * context, and released by the end call.
  */
 extern SxLogScan *sx_logscan_begin(SxTable *table, SxFilter *filter,
 								   List *policies, ParamListInfo params,
+								   const SxScopes *allowed, bool by_allowed,
 								   Snapshot snapshot, const SxSnapshot *now);
 extern void sx_logscan_end(SxLogScan *scan);
 
@@ -52,6 +57,13 @@ extern void sx_logscan_between(SxLogScan *scan, const SxSnapshot *seen,
 /* The same for the entries of one transaction, the reader's own. */
 extern void sx_logscan_own(SxLogScan *scan, uint64 xid,
 						   const SxPosition *from);
+
+/*
+ * Whether there are at most n entries between two snapshots, passing or not.
+ * The scan must be started over afterwards.
+ */
+extern bool sx_logscan_is_short(SxLogScan *scan, const SxSnapshot *seen,
+								const SxSnapshot *target, int n);
 
 /* The next item, or NULL. It is valid until the next call. */
 extern SxLogItem *sx_logscan_next(SxLogScan *scan);
@@ -76,7 +88,17 @@ typedef struct SxLogEntry
  */
 extern bool sx_logscan_next_entry(SxLogScan *scan, SxLogEntry *entry);
 
-/* Whether a row of key and scope columns passes the log conjuncts. */
+/* Takes an item, which is valid until the next. */
+typedef void (*SxTakeItem) (void *arg, const SxLogItem *item);
+
+/*
+ * All entries from transaction "low" on that "snapshot" sees, whose first
+ * scope column has a value; those of one transaction in their order.
+ */
+extern void sx_logscan_of(SxTable *table, Datum first, uint64 low,
+						  Snapshot snapshot, SxTakeItem take, void *arg);
+
+/* Whether a row of key and scope columns passes, and its scope is allowed. */
 extern bool sx_logscan_passes(SxLogScan *scan, TupleTableSlot *row);
 
 /* A slot for such a row. */

@@ -296,7 +296,7 @@ news_of(SxTable *table, const SxSnapshot *seen, Snapshot snapshot,
 		return news;
 	}
 
-	scan = sx_logscan_begin(table, NULL, NIL, NULL, snapshot, now);
+	scan = sx_logscan_begin(table, NULL, NIL, NULL, NULL, false, snapshot, now);
 	sx_logscan_between(scan, seen, now, NULL);
 	read_entries(news, scan, with_scopes, durable);
 	/* one byte of JSON for each key, at the very least */

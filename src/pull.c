@@ -176,6 +176,7 @@ max_rows_member(JsonbContainer *object, const char *path)
 
 typedef struct Answer
 {
+	StringInfo	forgets;
 	StringInfo	upserts;
 	StringInfo	removes;
 	bool		reset;
@@ -201,6 +202,9 @@ take_change(void *arg, const SxChange *change)
 	{
 		case SX_CHANGE_RESET:
 			answer->reset = true;
+			break;
+		case SX_CHANGE_FORGET:
+			append_json(answer->forgets, change->key);
 			break;
 		case SX_CHANGE_UPSERT:
 			append_json(answer->upserts, change->data);
@@ -260,6 +264,7 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	if (exclude != NULL)
 		request.exclude = JsonbValueToJsonb(exclude);
 
+	answer.forgets = makeStringInfo();
 	answer.upserts = makeStringInfo();
 	answer.removes = makeStringInfo();
 	answer.context = CurrentMemoryContext;
@@ -270,8 +275,9 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	if (answer.reset)
 		appendStringInfoString(out, "\"reset\": true, ");
 	appendStringInfo(out,
-					 "\"forget\": [], \"upsert\": [%s], \"remove\": [%s], \"cursor\": \"%s\"}",
-					 answer.upserts->data, answer.removes->data, answer.cursor);
+					 "\"forget\": [%s], \"upsert\": [%s], \"remove\": [%s], \"cursor\": \"%s\"}",
+					 answer.forgets->data, answer.upserts->data, answer.removes->data, answer.cursor);
+	pfree(answer.forgets->data);
 	pfree(answer.upserts->data);
 	pfree(answer.removes->data);
 	error_context_stack = callback.previous;

@@ -228,22 +228,28 @@ sx_rowjson_row(SxShape *shape, HeapTupleHeader row)
 /* ---- keys ---- */
 
 Jsonb *
-sx_rowjson_key(SxTable *table, const Datum *key)
+sx_rowjson_columns(int n, SxColumn *columns, const Datum *values)
 {
 	JsonbParseState *state = NULL;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < table->nkeys; i++)
+	for (int i = 0; i < n; i++)
 	{
 		JsonbValue	name;
 		JsonbValue	value;
 
-		string_value(&name, table->keys[i].name);
-		column_value(&value, key[i], table->keys[i].type);
+		string_value(&name, columns[i].name);
+		column_value(&value, values[i], columns[i].type);
 		pushJsonbValue(&state, WJB_KEY, &name);
 		pushJsonbValue(&state, WJB_VALUE, &value);
 	}
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+Jsonb *
+sx_rowjson_key(SxTable *table, const Datum *key)
+{
+	return sx_rowjson_columns(table->nkeys, table->keys, key);
 }
 
 char *

@@ -21,7 +21,11 @@ extern SxShape *sx_rowjson_shape(TupleDesc desc);
 /* The row as to_jsonb() makes it, in the current memory context. */
 extern Jsonb *sx_rowjson_row(SxShape *shape, HeapTupleHeader row);
 
-/* A key as {"column": value, ...}, in the current memory context. */
+/* Values as {"column": value, ...}, in the current memory context. */
+extern Jsonb *sx_rowjson_columns(int n, SxColumn *columns,
+								 const Datum *values);
+
+/* The same for a key. */
 extern Jsonb *sx_rowjson_key(SxTable *table, const Datum *key);
 
 /* The same as text. */

@@ -32,6 +32,7 @@
 #include "guc.h"
 #include "plan.h"
 #include "rows.h"
+#include "textform.h"
 
 /* Rows that a load fetches at once, when all are wanted. */
 #define LOAD_BATCH 1000
@@ -209,7 +210,8 @@ append_after(StringInfo sql, SxTable *table, int nparams)
 }
 
 static char *
-load_query(SxTable *table, SxFilter *filter, bool after, int limit)
+load_query(SxTable *table, SxFilter *filter, bool by_scope, bool after,
+		   int limit)
 {
 	StringInfoData sql;
 	StringInfoData condition;
@@ -226,6 +228,18 @@ load_query(SxTable *table, SxFilter *filter, bool after, int limit)
 					 column(get_attname(table->root, table->modified_at, false)));
 	append_document(&sql, table);
 	appendStringInfo(&sql, " FROM %s " SX_ALIAS, sx_plan_relation(table->root));
+	/* the scopes are distinct, so a join repeats no row */
+	if (by_scope)
+	{
+		appendStringInfoString(&sql, " JOIN " SX_KEYS " k ON ");
+		for (int i = 0; i < table->nscopes; i++)
+		{
+			appendStringInfoString(&sql, i == 0 ? "" : " AND ");
+			sx_plan_equal(&sql, column(table->scopes[i].name),
+						  table->scopes[i].type, psprintf("k.s%d", i + 1),
+						  table->scopes[i].type);
+		}
+	}
 	if (conditional)
 		appendStringInfo(&sql, " WHERE %s", condition.data);
 	if (after)
@@ -346,7 +360,7 @@ look_up(SxTable *table, SxFilter *filter, ParamListInfo params, int n,
 		sx_keys_put(relation, key, key_nulls);
 		wanted++;
 	}
-	sx_keys_end(relation);
+	sx_keys_end(relation, 1);
 
 	if (wanted > 0)
 	{
@@ -382,79 +396,62 @@ sx_rows_lookup(SxTable *table, SxFilter *filter, ParamListInfo params,
 	look_up(table, filter, params, n, keys, tids, false, found, take, arg);
 }
 
-/*
- * Text that reads back to the same value in any session: the settings on which
- * output and input of some types depend are pinned meanwhile.
- */
-static int
-pin_text_forms(void)
-{
-	static const char *const pinned[][2] = {
-		{"datestyle", "ISO, YMD"},
-		{"intervalstyle", "postgres"},
-		{"extra_float_digits", "3"},
-		{"bytea_output", "hex"}
-	};
-	int			level = NewGUCNestLevel();
-
-	for (int i = 0; i < (int) lengthof(pinned); i++)
-		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-	return level;
-}
-
 void
 sx_rows_position(SxTable *table, const Datum *key, SxPosition *position)
 {
-	int			level = pin_text_forms();
-
-	position->kind = SX_POSITION_LOAD;
 	position->nkeys = table->nkeys;
-	position->keys = palloc(sizeof(char *) * table->nkeys);
-	for (int i = 0; i < table->nkeys; i++)
-	{
-		Oid			output;
-		bool		is_varlena;
-
-		getTypeOutputInfo(table->keys[i].type, &output, &is_varlena);
-		position->keys[i] = OidOutputFunctionCall(output, key[i]);
-	}
-	AtEOXact_GUC(true, level);
+	position->keys = sx_textform_print(table->nkeys, table->keys, key);
 }
 
 static void
 add_position(SxTable *table, const SxPosition *after, int n, Oid *types,
 			 Datum *values, char *nulls)
 {
-	int			level = pin_text_forms();
+	Datum	   *key = sx_textform_parse(table->nkeys, table->keys, after->keys);
 
 	for (int i = 0; i < table->nkeys; i++)
 	{
-		SxColumn   *key = &table->keys[i];
-		Oid			input;
-		Oid			ioparam;
-
-		getTypeInputInfo(key->type, &input, &ioparam);
-		types[n + i] = key->type;
-		values[n + i] = OidInputFunctionCall(input, after->keys[i], ioparam,
-											 key->typmod);
+		types[n + i] = table->keys[i].type;
+		values[n + i] = key[i];
 		nulls[n + i] = ' ';
 	}
-	AtEOXact_GUC(true, level);
+}
+
+/* The relation of scope values that a load is restricted to. */
+static SxKeys *
+register_scopes(SxTable *table, const SxScopes *scopes)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(table->nscopes);
+	bool		nulls[INDEX_MAX_KEYS] = {false};
+	SxKeys	   *relation;
+
+	for (int i = 0; i < table->nscopes; i++)
+	{
+		TupleDescInitEntry(desc, i + 1, psprintf("s%d", i + 1),
+						   table->scopes[i].type, table->scopes[i].typmod, 0);
+		TupleDescInitEntryCollation(desc, i + 1, table->scopes[i].collation);
+	}
+	relation = sx_keys_begin(desc);
+	for (int i = 0; i < scopes->n; i++)
+		sx_keys_put(relation, sx_scopes_at(scopes, i), nulls);
+	sx_keys_end(relation, scopes->n);
+	return relation;
 }
 
 void
 sx_rows_load(SxTable *table, SxFilter *filter, ParamListInfo params,
-			 const SxPosition *after, int expected, SxTakeRow take, void *arg)
+			 const SxScopes *scopes, const SxPosition *after, int expected,
+			 SxTakeRow take, void *arg)
 {
-	char	   *sql = load_query(table, filter, after != NULL, expected);
+	char	   *sql = load_query(table, filter, scopes != NULL, after != NULL,
+								 expected);
 	MemoryContext caller = CurrentMemoryContext;
 	Oid		   *types;
 	Datum	   *values;
 	char	   *nulls;
 	int			n = spi_params(filter, params, table->nkeys, &types, &values,
 							   &nulls);
+	SxKeys	   *relation = NULL;
 	Portal		portal;
 	SxRow		row;
 	bool		more = true;
@@ -468,6 +465,8 @@ sx_rows_load(SxTable *table, SxFilter *filter, ParamListInfo params,
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
+	if (scopes != NULL)
+		relation = register_scopes(table, scopes);
 	portal = SPI_cursor_open_with_args(NULL, sql, n, types, values, nulls, true,
 									   CURSOR_OPT_NO_SCROLL |
 									   (expected == 0 ? 0 : CURSOR_OPT_FAST_PLAN));
@@ -492,6 +491,8 @@ sx_rows_load(SxTable *table, SxFilter *filter, ParamListInfo params,
 		SPI_freetuptable(SPI_tuptable);
 	}
 	SPI_cursor_close(portal);
+	if (relation != NULL)
+		tuplestore_end(relation->store);
 	SPI_finish();
 }
 

@@ -13,6 +13,7 @@
 
 #include "cursor.h"
 #include "filter.h"
+#include "scopes.h"
 #include "tracked.h"
 
 /* A row as the caller sees it. Datums live until the next row. */
@@ -43,15 +44,17 @@ extern void sx_rows_lookup(SxTable *table, SxFilter *filter,
 						   ItemPointer *tids, SxTakeRow take, void *arg);
 
 /*
- * Reads the rows that the filter selects in the order of their keys, those
- * after a position only where "after" is not NULL. "expected" is how many are
- * wanted, 0 for all; take() may well stop earlier or later.
+ * Reads the rows that the filter selects in the order of their keys, those of
+ * some scopes only where "scopes" is not NULL, and those after a position only
+ * where "after" is not NULL. "expected" is how many are wanted, 0 for all;
+ * take() may well stop earlier or later.
  */
 extern void sx_rows_load(SxTable *table, SxFilter *filter,
-						 ParamListInfo params, const SxPosition *after,
-						 int expected, SxTakeRow take, void *arg);
+						 ParamListInfo params, const SxScopes *scopes,
+						 const SxPosition *after, int expected,
+						 SxTakeRow take, void *arg);
 
-/* Makes a load's position of a key: text that reads back to the same. */
+/* Puts a key into a position: text that reads back to the same. */
 extern void sx_rows_position(SxTable *table, const Datum *key,
 							 SxPosition *position);
 

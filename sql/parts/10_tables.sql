@@ -55,6 +55,29 @@ COMMENT ON COLUMN sync.cascades.ref_atts IS 'numbers of the columns refs; comput
 COMMENT ON COLUMN sync.cascades.leaves IS 'the detail and its partitions that are known to have triggers; computed';
 GRANT SELECT ON sync.cascades TO PUBLIC;
 
+-- Who may see which scope of a domain. The foreign key also has a restore fill
+-- sync.tracked first. Columns are named for the dump, and
+-- numbered for those who must follow a rename. src/catalog.h knows the order
+-- of the columns.
+CREATE TABLE sync.access (
+    rel         pg_catalog.regclass PRIMARY KEY REFERENCES sync.tracked ON DELETE CASCADE,
+    via         pg_catalog.regclass NOT NULL,
+    user_column pg_catalog.name NOT NULL,
+    scope       pg_catalog.name[] NOT NULL,
+    user_att    pg_catalog.int2 NOT NULL,
+    scope_atts  pg_catalog.int2[] NOT NULL,
+    tables      pg_catalog.oid[] NOT NULL
+);
+COMMENT ON TABLE sync.access IS 'Which relation says who may see which scope of a domain';
+COMMENT ON COLUMN sync.access.rel IS 'the tracked table of the domain';
+COMMENT ON COLUMN sync.access.via IS 'the access relation: a tracked table, or a view';
+COMMENT ON COLUMN sync.access.user_column IS 'its column with the user';
+COMMENT ON COLUMN sync.access.scope IS 'its columns with the scope, in the order of the domain''s scope';
+COMMENT ON COLUMN sync.access.user_att IS 'number of the column user_column; computed';
+COMMENT ON COLUMN sync.access.scope_atts IS 'numbers of the columns scope; computed';
+COMMENT ON COLUMN sync.access.tables IS 'the tracked tables whose changes change it; computed';
+GRANT SELECT ON sync.access TO PUBLIC;
+
 -- What runs: never dumped, since a restored database begins anew.
 CREATE TABLE sync.change_log (
     rel          pg_catalog.oid PRIMARY KEY,

@@ -562,6 +562,7 @@ BEGIN
     VALUES (rel, domain, key, scope, modified_at, deleted_at, source, autosubscribe);
     PERFORM sync.arm(rel::oid);
     PERFORM sync.begin_anew(rel::oid);
+    PERFORM sync.follow_access();
 END
 $$;
 COMMENT ON FUNCTION sync.do_track(pg_catalog.regclass, pg_catalog.text, pg_catalog.name[], pg_catalog.name[], pg_catalog.name, pg_catalog.name, pg_catalog.regclass, pg_catalog.bool)
@@ -597,6 +598,7 @@ BEGIN
         PERFORM sync.arm(detail::oid);
         PERFORM sync.forget_table(detail::oid);
     END LOOP;
+    PERFORM sync.follow_access();
 END
 $$;
 COMMENT ON FUNCTION sync.do_untrack(pg_catalog.regclass) IS 'Internal: what sync.untrack() does once the caller''s right is checked';
@@ -967,17 +969,18 @@ BEGIN
         END LOOP;
     END IF;
 
-    -- a view that says something else of every key
+    -- a view that says something else of every key, or of every user
     FOR root IN
         SELECT DISTINCT t.rel
           FROM pg_event_trigger_ddl_commands() AS d
-          JOIN sync.tracked t
-            ON (d.classid = 'pg_class'::regclass AND t.source = d.objid)
+          JOIN (SELECT x.rel, x.source FROM sync.tracked x UNION ALL SELECT a.rel, a.via FROM sync.access a WHERE a.via <> ALL (a.tables)) AS t(rel, shown)
+            ON (d.classid = 'pg_class'::regclass AND t.shown = d.objid)
             OR (d.classid = 'pg_rewrite'::regclass
-                AND t.source = (SELECT w.ev_class FROM pg_rewrite w WHERE w.oid = d.objid))
+                AND t.shown = (SELECT w.ev_class FROM pg_rewrite w WHERE w.oid = d.objid))
     LOOP
         PERFORM sync.mark_reset(root);
     END LOOP;
+    PERFORM sync.follow_access();
 END
 $$;
 COMMENT ON FUNCTION sync.follow_ddl() IS 'Event trigger: follows DDL on tracked tables';
@@ -1067,6 +1070,7 @@ BEGIN
             PERFORM sync.mark_reset(other);
         END LOOP;
     END LOOP;
+    PERFORM sync.follow_access();
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'could not follow DROP: %', SQLERRM;
 END
@@ -1100,18 +1104,3 @@ END
 $$;
 COMMENT ON FUNCTION sync.follow_rewrite() IS 'Event trigger: resets tables whose rows DDL rewrites';
 REVOKE ALL ON FUNCTION sync.follow_rewrite() FROM PUBLIC;
-
-CREATE EVENT TRIGGER sync_ext_follow_rewrite ON table_rewrite
-    EXECUTE FUNCTION sync.follow_rewrite();
-COMMENT ON EVENT TRIGGER sync_ext_follow_rewrite IS 'resets tables whose rows DDL rewrites';
-ALTER EVENT TRIGGER sync_ext_follow_rewrite ENABLE ALWAYS;
-
-CREATE EVENT TRIGGER sync_ext_follow_ddl ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'CREATE RULE', 'CREATE SCHEMA', 'CREATE TABLE', 'CREATE VIEW', 'ALTER VIEW', 'CREATE INDEX', 'ALTER INDEX', 'ALTER TRIGGER', 'CREATE TRIGGER')
-    EXECUTE FUNCTION sync.follow_ddl();
-COMMENT ON EVENT TRIGGER sync_ext_follow_ddl IS 'follows DDL on tracked tables';
-CREATE EVENT TRIGGER sync_ext_follow_drop ON sql_drop
-    EXECUTE FUNCTION sync.follow_drop();
-COMMENT ON EVENT TRIGGER sync_ext_follow_drop IS 'forgets tracked tables that are dropped';
-ALTER EVENT TRIGGER sync_ext_follow_ddl ENABLE ALWAYS;
-ALTER EVENT TRIGGER sync_ext_follow_drop ENABLE ALWAYS;
