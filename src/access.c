@@ -75,18 +75,6 @@ struct SxRights
 
 /* ---- the relation ---- */
 
-static void
-unusable(SxTable *domain, Oid via, const char *detail)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("access relation \"%s\" of sync domain \"%s\" cannot be used any more",
-					get_rel_name(via) == NULL ? "(dropped)" : get_rel_name(via),
-					domain->domain),
-			 errdetail("%s", detail),
-			 errhint("Call sync.set_access() again.")));
-}
-
 /* The row of sync.access for a domain, or NULL. */
 static HeapTuple
 access_row(Relation rel, Oid index, Oid root)
@@ -105,19 +93,20 @@ access_row(Relation rel, Oid index, Oid root)
 	return tuple;
 }
 
-/* Where the domain's scope columns are in the scope of the access table. */
-static void
+/*
+ * Where the domain's scope columns are in the scope of the access table. Says
+ * what is wrong, or NULL.
+ */
+static const char *
 find_places(SxAccess *access, AttrNumber user_att, int16 *scope_atts)
 {
 	SxTable    *table = sx_tracked_get(access->via);
 
 	if (!table->tracked || table->root != access->via ||
 		table->nscopes == 0 || !OidIsValid(table->log_by_scope))
-		unusable(access->domain, access->via,
-				 "The table is no longer tracked, so grants and revocations would go unseen.");
+		return "The table is no longer tracked, so grants and revocations would go unseen.";
 	if (table->scopes[0].attnum != user_att)
-		unusable(access->domain, access->via,
-				 "The table is tracked with a scope that does not begin with the user.");
+		return "The table is tracked with a scope that does not begin with the user.";
 	access->table = table;
 	access->places = palloc(sizeof(int) * access->domain->nscopes);
 	for (int i = 0; i < access->domain->nscopes; i++)
@@ -127,13 +116,39 @@ find_places(SxAccess *access, AttrNumber user_att, int16 *scope_atts)
 			if (table->scopes[j].attnum == scope_atts[i])
 				access->places[i] = j;
 		if (access->places[i] < 0)
-			unusable(access->domain, access->via,
-					 "The table is tracked without a scope column of the domain.");
+			return "The table is tracked without a scope column of the domain.";
 	}
+	return NULL;
+}
+
+/* Finds the columns of the relation. Says what is wrong, or NULL. */
+static const char *
+find_columns(SxAccess *access, AttrNumber user_att, ArrayType *scope)
+{
+	SxTable    *domain = access->domain;
+	int16	   *scope_atts = (int16 *) ARR_DATA_PTR(scope);
+
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(access->via)))
+		return "It was dropped.";
+	if (ArrayGetNItems(ARR_NDIM(scope), ARR_DIMS(scope)) != domain->nscopes)
+		return "The domain has another scope by now.";
+	access->user_column = get_attname(access->via, user_att, true);
+	access->user_type = get_atttype(access->via, user_att);
+	access->scope_columns = palloc(sizeof(char *) * domain->nscopes);
+	for (int i = 0; i < domain->nscopes; i++)
+	{
+		access->scope_columns[i] = get_attname(access->via, scope_atts[i], true);
+		if (access->user_column == NULL || access->scope_columns[i] == NULL)
+			return "A column was dropped.";
+		if (get_atttype(access->via, scope_atts[i]) != domain->scopes[i].type)
+			return "A scope column is of another type than the domain's.";
+	}
+	access->is_table = get_rel_relkind(access->via) != RELKIND_VIEW;
+	return access->is_table ? find_places(access, user_att, scope_atts) : NULL;
 }
 
 SxAccess *
-sx_access_find(SxTable *domain)
+sx_access_try(SxTable *domain, const char **problem)
 {
 	const SxCatalog *catalog = sx_catalog_get();
 	Oid			index = catalog->access_by_rel;
@@ -141,14 +156,13 @@ sx_access_find(SxTable *domain)
 	HeapTuple	tuple = access_row(rel, index, domain->root);
 	TupleDesc	desc = RelationGetDescr(rel);
 	SxAccess   *access;
-	ArrayType  *array;
-	int16	   *scope_atts;
 	AttrNumber	user_att;
+	Datum		scope;
 	bool		null_user;
 	bool		null_scope;
-	Datum		value;
 	bool		isnull;
 
+	*problem = NULL;
 	if (!HeapTupleIsValid(tuple))
 	{
 		table_close(rel, AccessShareLock);
@@ -160,33 +174,28 @@ sx_access_find(SxTable *domain)
 												&isnull));
 	user_att = DatumGetInt16(heap_getattr(tuple, Anum_access_user_att, desc,
 										  &null_user));
-	value = heap_getattr(tuple, Anum_access_scope_atts, desc, &null_scope);
-	array = null_scope ? NULL : DatumGetArrayTypePCopy(value);
+	scope = heap_getattr(tuple, Anum_access_scope_atts, desc, &null_scope);
 	table_close(rel, AccessShareLock);
-
 	if (null_user || null_scope)
-		unusable(domain, access->via, "It lacks one of its columns.");
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(access->via)))
-		unusable(domain, access->via, "It was dropped.");
-	if (ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) != domain->nscopes)
-		unusable(domain, access->via, "The domain has another scope by now.");
-	scope_atts = (int16 *) ARR_DATA_PTR(array);
+		*problem = "It lacks one of its columns.";
+	else
+		*problem = find_columns(access, user_att, DatumGetArrayTypePCopy(scope));
+	return access;
+}
 
-	access->user_column = get_attname(access->via, user_att, true);
-	access->user_type = get_atttype(access->via, user_att);
-	access->scope_columns = palloc(sizeof(char *) * domain->nscopes);
-	for (int i = 0; i < domain->nscopes; i++)
-	{
-		access->scope_columns[i] = get_attname(access->via, scope_atts[i], true);
-		if (access->user_column == NULL || access->scope_columns[i] == NULL)
-			unusable(domain, access->via, "A column was dropped.");
-		if (get_atttype(access->via, scope_atts[i]) != domain->scopes[i].type)
-			unusable(domain, access->via,
-					 "A scope column is of another type than the domain's.");
-	}
-	access->is_table = get_rel_relkind(access->via) != RELKIND_VIEW;
-	if (access->is_table)
-		find_places(access, user_att, scope_atts);
+SxAccess *
+sx_access_find(SxTable *domain)
+{
+	const char *problem;
+	SxAccess   *access = sx_access_try(domain, &problem);
+
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("access relation of sync domain \"%s\" cannot be used any more",
+						domain->domain),
+				 errdetail("%s", problem),
+				 errhint("Call sync.set_access() again.")));
 	return access;
 }
 

@@ -34,6 +34,12 @@ typedef struct SxAccess
  */
 extern SxAccess *sx_access_find(SxTable *domain);
 
+/*
+ * The same, but an unusable one is returned as far as it was found out, and
+ * *problem says what is wrong; else it is NULL.
+ */
+extern SxAccess *sx_access_try(SxTable *domain, const char **problem);
+
 /* The user's value for the user column, by the type's input function. */
 extern Datum sx_access_user(SxAccess *access, const char *user_id);
 

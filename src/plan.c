@@ -120,7 +120,9 @@ static void
 make_generic_plan(SPIPlanPtr plan)
 {
 	static const char *const discouraged[] = {
-		"enable_seqscan", "enable_hashjoin", "enable_mergejoin"
+		"enable_seqscan", "enable_hashjoin", "enable_mergejoin",
+		/* what is disabled looks dear, and would be compiled each time */
+		"jit"
 	};
 	int			level = NewGUCNestLevel();
 	CachedPlan *cached;
