@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * lag.c
+ *		How far a cursor has come, as a time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/xid8.h"
+
+#include "sync_ext.h"
+#include "catalog.h"
+#include "cursor.h"
+#include "validity.h"
+
+PG_FUNCTION_INFO_V1(sync_ext_cursor_time);
+
+/* Whether everything that a tick had seen is in "seen". */
+static bool
+has_seen(const SxSnapshot *seen, HeapTuple tick, TupleDesc desc)
+{
+	SxSnapshot	then;
+	ArrayType  *running;
+	bool		isnull;
+
+	then.xmax = U64FromFullTransactionId(DatumGetFullTransactionId(
+		heap_getattr(tick, Anum_tick_xmax, desc, &isnull)));
+	if (then.xmax > seen->xmax)
+		return false;
+	running = DatumGetArrayTypeP(heap_getattr(tick, Anum_tick_xip, desc,
+											  &isnull));
+	then.nxip = ArrayGetNItems(ARR_NDIM(running), ARR_DIMS(running));
+	then.xip = (uint64 *) ARR_DATA_PTR(running);
+	return sx_snapshot_contains(seen, &then);
+}
+
+/*
+ * sync.cursor_time(cursor): the newest tick that the cursor contains, NULL
+ * where it contains none, or says nothing here. Clients are mostly up to date,
+ * so the newest tick is looked at first.
+ */
+Datum
+sync_ext_cursor_time(PG_FUNCTION_ARGS)
+{
+	SxCursor   *cursor = sx_cursor_decode(PG_GETARG_BYTEA_PP(0));
+	Snapshot	snapshot = GetActiveSnapshot();
+	bool		found = false;
+	TimestampTz at = 0;
+	const SxCatalog *catalog;
+	Relation	rel;
+	Relation	index;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (sx_validity_of_cursor(cursor, snapshot) != NULL)
+		PG_RETURN_NULL();
+	catalog = sx_catalog_get();
+	rel = table_open(catalog->tick, AccessShareLock);
+	index = index_open(sx_catalog_get()->tick_by_time, AccessShareLock);
+	scan = systable_beginscan_ordered(rel, index, snapshot, 0, NULL);
+	while (!found &&
+		   HeapTupleIsValid(tuple = systable_getnext_ordered(scan, BackwardScanDirection)))
+	{
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		found = has_seen(&cursor->seen, tuple, RelationGetDescr(rel));
+		at = DatumGetTimestampTz(heap_getattr(tuple, Anum_tick_at,
+											  RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, NoLock);
+	table_close(rel, NoLock);
+	if (!found)
+		PG_RETURN_NULL();
+	PG_RETURN_TIMESTAMPTZ(at);
+}
