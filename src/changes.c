@@ -138,7 +138,7 @@ typedef struct Reading
 	SxTable    *table;
 	SxFilter   *filter;
 	ParamListInfo params;
-	List	   *policies;		/* row security, over the log's rows */
+	SxPolicies *policies;		/* the caller's row security */
 	uint64		question;
 
 	SxAccess   *access;			/* NULL: no user is given */
@@ -517,6 +517,7 @@ is_own(Reading *reading, Key *key)
 {
 	return reading->request->client != NULL && !key->foreign &&
 		!key->entered && key->run_xid != 0 &&
+		!reading->policies->residual &&
 		(reading->filter == NULL || !reading->filter->residual);
 }
 
@@ -554,6 +555,10 @@ row_in_scope(Reading *reading, SxRow *row)
 		slot->tts_isnull[table->nkeys + i] = row->scope_nulls[i];
 	}
 	ExecStoreVirtualTuple(slot);
+	/* also where the scan need not ask, because it reads only those scopes */
+	if (reading->visible != NULL &&
+		!sx_scopes_has(reading->visible, row->scopes, row->scope_nulls))
+		return false;
 	return sx_logscan_passes(reading->scan, slot);
 }
 
@@ -1161,7 +1166,7 @@ question_of(Reading *reading)
 		appendStringInfo(&text, " for %u.%s %s", reading->access->via,
 						 reading->access->user_column,
 						 reading->request->user_id);
-	sx_policy_describe(reading->table, &text);
+	appendStringInfoString(&text, reading->policies->text);
 	hash = hash_bytes_extended((unsigned char *) text.data, text.len, 0);
 	return hash == 0 ? 1 : hash;
 }
@@ -1171,8 +1176,8 @@ question_of(Reading *reading)
 static SxLogScan *
 make_scan(Reading *reading, bool by_visible)
 {
-	return sx_logscan_begin(reading->table, reading->filter, reading->policies,
-							reading->params, reading->visible, by_visible,
+	return sx_logscan_begin(reading->table, reading->filter,
+							reading->policies->quals, reading->params, reading->visible, by_visible,
 							reading->snapshot, reading->now);
 }
 
@@ -1441,9 +1446,9 @@ sx_changes_read(const SxRequest *request, SxTakeChange take, void *arg)
 		reading.filter = sx_filter_get(reading.table, request->filter);
 	reading.params = sx_filter_params(reading.filter, request->params);
 	/* where the word of the server decides, policies need not */
-	reading.policies = sx_policy_quals(reading.table,
-									   request->since != NULL &&
-									   request->user_id == NULL);
+	reading.policies = sx_policy_read(reading.table,
+									  request->since != NULL &&
+									  request->user_id == NULL);
 	reading.question = question_of(&reading);
 
 	reading.snapshot = GetActiveSnapshot();

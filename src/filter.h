@@ -61,10 +61,6 @@ extern ParamListInfo sx_filter_params(SxFilter *filter, ArrayType *values);
  */
 extern Node *sx_filter_over_log_row(Node *node, void *table);
 
-/* Its name before it went to policy.h. */
-extern List *sx_policy_quals(SxTable *table, bool required);
-#define sx_filter_policies sx_policy_quals
-
 /* Registers the transaction callback. Called once, at load. */
 extern void sx_filter_init(void);
 

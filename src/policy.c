@@ -321,22 +321,30 @@ policies_of_caller(SxTable *table)
 	return policies;
 }
 
-List *
-sx_policy_quals(SxTable *table, bool required)
+SxPolicies *
+sx_policy_read(SxTable *table, bool required)
 {
+	SxPolicies *policies = palloc0(sizeof(SxPolicies));
 	Bitmapset  *logged = logged_columns(table);
-	List	   *quals = NIL;
-	List	   *policies = policies_of_caller(table);
+	StringInfoData text;
 	ListCell   *cell;
+	List	   *conjuncts = policies_of_caller(table);
 
-	foreach(cell, policies)
+	initStringInfo(&text);
+	foreach(cell, conjuncts)
 	{
 		Node	   *policy = lfirst(cell);
 		const char *reason = why_unlogged(policy, table->root, logged);
 
+		appendStringInfo(&text, " %s", nodeToString(policy));
 		if (reason == NULL)
-			quals = lappend(quals, sx_filter_over_log_row(policy, table));
-		else if (required)
+		{
+			policies->quals = lappend(policies->quals,
+									  sx_filter_over_log_row(policy, table));
+			continue;
+		}
+		policies->residual = true;
+		if (required)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("row-level security of sync domain \"%s\" cannot be decided from its log",
@@ -345,17 +353,8 @@ sx_policy_quals(SxTable *table, bool required)
 							   GetUserNameFromId(GetUserId(), false), reason),
 					 errhint("Track the table with the columns of its policies as scope, or give a user_id, or leave since out to load anew.")));
 	}
-	return quals;
-}
-
-void
-sx_policy_describe(SxTable *table, StringInfo text)
-{
-	List	   *policies = policies_of_caller(table);
-	ListCell   *cell;
-
-	foreach(cell, policies)
-		appendStringInfo(text, " %s", nodeToString(lfirst(cell)));
+	policies->text = text.data;
+	return policies;
 }
 
 /* ---- SQL ---- */

@@ -13,23 +13,30 @@
 
 #include "tracked.h"
 
-/*
- * The policies that hold for the caller's SELECT on a table, as conjuncts over
- * the log's row (key columns, then scope columns), with the settings and
- * functions that they ask for replaced by their present values. Empty where
- * row-level security does not concern the caller.
- *
- * Where a policy looks at more than the log holds, it cannot say whether the
- * caller could read a row that is gone: raises feature_not_supported if
- * "required", else returns those conjuncts that the log can answer.
- */
-extern List *sx_policy_quals(SxTable *table, bool required);
+/* The policies that hold for the caller's SELECT on a table. */
+typedef struct SxPolicies
+{
+	/*
+	 * Conjuncts over the log's row (key columns, then scope columns), with the
+	 * settings and functions that they ask for replaced by their present
+	 * values.
+	 */
+	List	   *quals;
+	bool		residual;		/* there are others, which the log cannot answer */
+
+	/*
+	 * Changes whenever the policies do, or what the settings and functions
+	 * that they ask for say, subqueries included.
+	 */
+	const char *text;
+} SxPolicies;
 
 /*
- * Appends a text that changes whenever the caller's policies on a table do, or
- * what the settings and functions that they ask for say, subqueries included.
- * Appends nothing where row-level security does not concern the caller.
+ * Reads the caller's policies. There are none where row-level security does
+ * not concern the caller. With "required" raises feature_not_supported where
+ * some would be residual: then nobody can say whether the caller could read a
+ * row that is gone. In the current memory context.
  */
-extern void sx_policy_describe(SxTable *table, StringInfo text);
+extern SxPolicies *sx_policy_read(SxTable *table, bool required);
 
 #endif							/* SYNC_EXT_POLICY_H */
