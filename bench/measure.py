@@ -312,10 +312,14 @@ class Targets:
 
     def judge(self, what, measured, limit, unit="", digits=2):
         """Print a target beside the measured median; True when it is met. measured: (median, min, max), or None."""
-        if measured is None:
-            verdict = "not measured"
-        else:
-            verdict = "met" if measured[0] <= limit else "MISSED"
-        self.rows.append((what, f"≤ {limit:g}{unit}", spread(measured, digits), verdict))
-        say(f"  target  {what}: ≤ {limit:g}{unit}, measured {spread(measured, digits)}{unit}: {verdict}")
+        return self._judge(what, measured, measured and measured[0] <= limit, f"≤ {limit:g}{unit}", unit, digits)
+
+    def judge_least(self, what, measured, limit, unit="", digits=2):
+        """The same for what must not be less."""
+        return self._judge(what, measured, measured and measured[0] >= limit, f"≥ {limit:g}{unit}", unit, digits)
+
+    def _judge(self, what, measured, met, target, unit, digits):
+        verdict = "not measured" if measured is None else "met" if met else "MISSED"
+        self.rows.append((what, target, spread(measured, digits), verdict))
+        say(f"  target  {what}: {target}, measured {spread(measured, digits)}{unit}: {verdict}")
         return verdict != "MISSED"
