@@ -16,6 +16,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
@@ -26,7 +29,6 @@
 #include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -79,31 +81,25 @@ listed_names(void)
 	return names;
 }
 
+static bool
+is_listed(List *names, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, names)
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	return false;
+}
+
 /* sync.is_listed(): does the launcher keep a worker in this database? */
 Datum
 sync_ext_is_listed(PG_FUNCTION_ARGS)
 {
 	char	   *own = get_database_name(MyDatabaseId);
-	ListCell   *cell;
 
-	if (sx_wake_available() && own != NULL)
-		foreach(cell, listed_names())
-			if (strcmp(lfirst(cell), own) == 0)
-				PG_RETURN_BOOL(true);
-	PG_RETURN_BOOL(false);
-}
-
-static bool
-takes_connections(Oid database)
-{
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	bool		result;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	result = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
-	ReleaseSysCache(tuple);
-	return result;
+	PG_RETURN_BOOL(sx_wake_available() && own != NULL &&
+				   is_listed(listed_names(), own));
 }
 
 static Kept *
@@ -138,18 +134,29 @@ static void
 read_list(void)
 {
 	ListCell   *cell;
+	List	   *names;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
 
 	foreach(cell, kept)
 		((Kept *) lfirst(cell))->wanted = false;
 
 	StartTransactionCommand();
-	foreach(cell, listed_names())
+	names = listed_names();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	/* no index and no cache: those need catalogs that only a database has */
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
 	{
-		Oid			database = get_database_oid(lfirst(cell), true);
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (OidIsValid(database) && takes_connections(database))
-			want(database);
+		if (database->datallowconn &&
+			is_listed(names, NameStr(database->datname)))
+			want(database->oid);
 	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();
 }
 
