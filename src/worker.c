@@ -728,6 +728,8 @@ wait_for_work(void)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			/* the mode may be another one now, and the time to prune */
+			worker.look_at = worker.chores_at = 0;
 			worker.prune_at = 0;
 			return;
 		}
