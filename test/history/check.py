@@ -34,9 +34,11 @@ import named  # noqa: E402
 from client import Client, Wrong  # noqa: E402
 from engine import Extension, Model  # noqa: E402
 from pg import Broken, Cluster, Scheduler, Server  # noqa: E402
+from rights import ACCESS_TABLES, random_rights  # noqa: E402
+from witness import Witness  # noqa: E402
 from world import TABLES, Finisher, World, Writer  # noqa: E402
 
-MUTANTS = ["timestamp", "sequence", "own-xid", "two-snapshots", "snapshot-crash"]
+MUTANTS = ["timestamp", "sequence", "own-xid", "two-snapshots", "snapshot-crash"] + list(Model.FLAWS)
 
 
 class Run:
@@ -74,6 +76,10 @@ class Run:
         names = [t.name for t in TABLES if t.name in chosen - without]
         self.server.fresh()
         if not args.tables:
+            if rnd.random() < 0.25:
+                without |= {"rights"}
+            if rnd.random() < 0.6:
+                without |= {"policies"}
             # Now and then a calm run: what resets a lot hides what a delta does wrong.
             if rnd.random() < 0.4:
                 without |= {"ddl", "truncate", "reset", "attach", "prune"}
@@ -81,9 +87,12 @@ class Run:
                 without |= {"page"}
             if rnd.random() < 0.5:
                 without |= {"remark"}
-        self.world = world = World(self.server, self.engine, names, without)
-        self.engine.create(self.server, world.tables)
+        self.world = world = self.make_world(rnd, names, without)
+        self.engine.create(self.server, world)
         scheduler = Scheduler(self.server, self.seed)
+        if world.rights or world.policies:
+            world.witness = Witness(world.tables)
+            scheduler.after = lambda: world.witness.observe(scheduler.monitor)
         try:
             for number in range(args.writers or rnd.choice([2, 4, 6, 8])):
                 scheduler.actors.append(Writer(scheduler, world, "writer%d" % number))
@@ -106,6 +115,22 @@ class Run:
             self.stats = world.stats
             self.trace = scheduler.trace
             scheduler.close()
+
+    def make_world(self, rnd, names, without):
+        """The tables of a run, with those that say who may see them."""
+        def allows(feature):
+            return feature not in without and feature not in self.engine.without
+
+        rights, policies = {}, []
+        if allows("rights"):
+            given = self.args.tables.split(",") if self.args.tables else None
+            rights = random_rights(rnd, names, allows, given)
+            bases = {base for access in rights.values() for base in access.bases}
+            names = names + [t.name for t in ACCESS_TABLES if t.name in bases]
+        if allows("policies") and not self.args.tables:
+            policies = [t.name for t in TABLES if t.name in names and "company" in t.scope
+                        and rnd.random() < 0.6]
+        return World(self.server, self.engine, names, without, rights, policies)
 
     def finish_one(self):
         """Everybody waits, for a prepared transaction perhaps."""
@@ -232,7 +257,7 @@ def one(server, engine, seed, args):
 def enough(stats, runs):
     """A run in which nothing happened proves nothing."""
     wanted = {"comparisons": 20, "deltas": 5, "upserts": 20, "removes": 4, "rows compared": 50,
-              "rolled back": 1, "committed": 15}
+              "rolled back": 1, "committed": 15, "comparisons for a user": 5}
     return ["%s: %d in %d runs" % (name, stats.get(name, 0), runs)
             for name, least in wanted.items() if stats.get(name, 0) < least * runs]
 
@@ -270,9 +295,13 @@ def mutant(server, args, name, tries=12):
     if name == "snapshot-crash":
         return crash.mutant()
     rnd = random.Random("%s/%s" % (args.seed, name))
-    args = argparse.Namespace(**dict(vars(args), tables="note,task", steps=2500, writers=6, clients=5))
+    tables, engine = "note,task", Model(name)
+    if name in Model.FLAWS:
+        tables, engine = "task,doc,seat,permit", Model("snapshot", name)
+    args = argparse.Namespace(**dict(vars(args), tables=tables, without="truncate,ddl", steps=2500,
+                                     writers=6, clients=5))
     for _ in range(tries):
-        run, error = one(server, Model(name), rnd.randrange(1 << 31), args)
+        run, error = one(server, engine, rnd.randrange(1 << 31), args)
         if error is not None:
             return error
     return None
@@ -285,8 +314,10 @@ def bites(server, args, tally):
     tally.note(error is None, "the stand-in with a sound cursor passes")
     for name in MUTANTS:
         error = mutant(server, args, name)
-        caught = error is not None and "the copy differs" in error
-        tally.note(caught, "the unsound cursor %s is caught" % name)
+        says = Model.FLAWS.get(name, "the copy differs")
+        caught = error is not None and says in error
+        tally.note(caught, "%s is caught: %s" % (
+            "the flaw \"%s\"" % name if name in Model.FLAWS else "the unsound cursor " + name, says))
         if args.verbose or not caught:
             print("# " + str(error).replace("\n", "\n# "))
 

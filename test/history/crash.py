@@ -44,7 +44,7 @@ def history(engine, seed, rounds):
         server.fresh()
         table = BY_NAME["task"]
         world = World(server, engine, ["task"])
-        engine.create(server, world.tables)
+        engine.create(server, world)
         device = Device(world, "device")
         subs = [Sub(table, Filter()), Sub(table, Filter("company = $1", [1])),
                 Sub(table, Filter("status = $1", ["open"]))]

@@ -167,6 +167,11 @@ class Server:
                         inner.execute("ROLLBACK PREPARED %s", (gid,))
                 conn.close()
             cur.execute("DROP DATABASE IF EXISTS %s WITH (FORCE)" % self.DATABASE)
+            cur.execute("DROP ROLE IF EXISTS %s" % self.role())
+
+    def role(self):
+        """Somebody whom policies concern."""
+        return self.DATABASE + "_reader"
 
     def sync(self):
         """A plain blocking connection to the checker's database."""
@@ -263,6 +268,7 @@ class Scheduler:
         self.trace = []
         self.steps = 0
         self.unblock = None
+        self.after = None           # called after every statement
         self.lock_waits = 0
         self.monitor = server.sync()
 
@@ -324,6 +330,8 @@ class Scheduler:
         elif session.error is not None:
             self.trace[mark] = self.trace[mark][:3] + (
                 "%s %s" % (session.error.pgcode, (session.error.pgerror or "").split("\n")[0]),)
+        if self.after is not None:
+            self.after()
 
     def run(self, steps=None, until=None, done=None):
         """Step until the number of steps, the time, or the condition is reached."""

@@ -13,6 +13,7 @@ from pg import Actor, Broken, quote
 COMPANIES = [1, 2, 3]
 STATUSES = ["open", "closed", "hold"]
 REGIONS = [1, 2, 3]
+USERS = ["1", "2", "3"]
 
 
 class Table:
@@ -163,7 +164,8 @@ def random_filter(rnd, table):
             Filter("NOT (company = $1)", [c],
                    lambda row: row["company"] is not None and row["company"] != c),
             Filter("company IS DISTINCT FROM $1", [c], lambda row: row["company"] != c),
-            Filter("company = $1 AND id > $2", [c, lo], both(eq("company", c), above("id", lo))),
+            Filter("company = $1 AND %s > $2" % table.key[0], [c, lo],
+                   both(eq("company", c), above(table.key[0], lo))),
         ]
         if "status" in table.columns:
             kinds += [
@@ -195,7 +197,7 @@ def random_filter(rnd, table):
             between("a"),
         ]
     else:
-        kinds += [between("id"), between("id")]
+        kinds += [between(table.key[0]), between(table.key[0])]
     if table.name == "part":
         kinds += [Filter("region = $1", [r], eq("region", r)),
                   Filter("region = $1 AND company = $2", [r, c],
@@ -210,10 +212,13 @@ def random_filter(rnd, table):
 class World:
     """What all actors of a run share."""
 
-    def __init__(self, server, engine, tables, without=()):
+    def __init__(self, server, engine, tables, without=(), rights=None, policies=()):
         self.server = server
         self.engine = engine
         self.tables = [BY_NAME[name] for name in tables]
+        self.rights = rights or {}          # the access relation of each domain that has one
+        self.policies = set(policies)       # tables with a policy
+        self.witness = None                 # where rights are at stake
         self.without = set(without)
         self.clients = []
         self.prepared = {}
@@ -233,10 +238,15 @@ class World:
     def has(self, name):
         return any(t.name == name for t in self.tables)
 
+    def time(self):
+        return 0 if self.witness is None else self.witness.time
+
     def allow_reset(self, names):
         """From here on a reset of these domains is what a client should expect."""
         if names:
             self.resets += 1
+        names = set(names) | {ruled for ruled, access in self.rights.items()
+                              if set(access.bases) & set(names)}
         for client in self.clients:
             for sub in client.subs:
                 if sub.table.name in names or "*" in names:
@@ -271,7 +281,9 @@ class Writer(Actor):
         if column == "n":
             return self.rnd.randrange(100)
         if column in ("company", "owner"):
-            return self.company()
+            return self.rnd.choice(COMPANIES) if column in table.key else self.company()
+        if column == "who":
+            return self.rnd.choice(USERS + USERS + [None])
         if column == "order_id":
             return self.rnd.randrange(1, 9)
         if column == "parent":
@@ -347,6 +359,20 @@ class Writer(Actor):
         return "UPDATE %s SET %s = %s WHERE %s" % (
             table.name, column, quote(self.value(table, column)), self.one(table))
 
+    def op_walk(self, table):
+        """One row through several scopes in one transaction, perhaps from nowhere or to nowhere."""
+        row = self.row(table)
+        where = " AND ".join("%s = %s" % (c, quote(row[c])) for c in table.key)
+        movable = [c for c in table.scope if c not in table.key] or table.columns
+        steps = ["UPDATE %s SET %s = %s WHERE %s" % (
+            table.name, column, quote(self.value(table, column)), where)
+            for column in self.rnd.choices(movable, k=self.rnd.choice([1, 2, 3]))]
+        if self.rnd.random() < 0.3:
+            steps.insert(0, self.insert_text(table, [row]) + " ON CONFLICT DO NOTHING")
+        if self.rnd.random() < 0.3:
+            steps.append("DELETE FROM %s WHERE %s" % (table.name, where))
+        return "; ".join(steps)
+
     def op_key(self, table):
         column = self.rnd.choice(table.key)
         change = quote(self.value(table, column))
@@ -401,7 +427,7 @@ class Writer(Actor):
 
     @staticmethod
     def typed(column, value):
-        return quote(value) + ("::text" if column in ("status", "title") else "::int")
+        return quote(value) + ("::text" if column in ("status", "title", "who") else "::int")
 
     def op_copy(self, table):
         rows = {table.key_of(r): r for r in (self.row(table) for _ in range(4))}.values()
@@ -516,7 +542,7 @@ class Writer(Actor):
         """(statement, domains that it may reset)"""
         w = self.world
         kinds = [(self.op_insert, 14), (self.op_update, 14), (self.op_bulk, 5), (self.op_scope, 8),
-                 (self.op_key, 3), (self.op_noop, 3), (self.op_delete, 6),
+                 (self.op_walk, 5), (self.op_key, 3), (self.op_noop, 3), (self.op_delete, 6),
                  (self.op_delete_some, 1), (self.op_reinsert, 3), (self.op_with, 3),
                  (self.op_lock, 1)]
         if w.allows("merge"):
@@ -566,6 +592,8 @@ class Writer(Actor):
         w.count(kind)
         if kind == "attach":
             sql = self.op_attach(table)
+            if w.witness is not None:
+                w.witness.blind.add(table.name)
         sql = w.engine.rare(kind, table, sql)
         return sql, affected
 
@@ -753,8 +781,9 @@ class Writer(Actor):
                 yield "ROLLBACK"
                 return
             client.busy = self.name
+            scopes = yield from client.scopes_now()
             yield "COMMIT"
-            client.apply_own(effects)
+            client.apply_own(effects, scopes)
             world.count("own transactions")
         except psycopg2.Error as error:
             self.check(error)
