@@ -13,13 +13,14 @@
  * out; the clients of both must fetch, one to load and one to forget. All this
  * ends up in a relation of "concerns":
  *
- *	 user	 clients of a user, who subscribe to the whole domain or, with a
- *			 scope, to that one (or to nothing, where the domain is
- *			 autosubscribe)
- *	 scope	 clients that subscribe to the whole domain or to that scope
- *	 domain	 clients that subscribe to the domain, whatever the scope: the log
+ *	 user	 clients of a user, if they subscribe to the domain, or to the scope
+ *			 that is named
+ *	 own	 clients of a user, subscribed or not: an autosubscribe domain
+ *	 scope	 clients that subscribe to the domain, or to the scope that is named
+ *	 domain	 clients that subscribe to the domain or to any scope of it: the log
  *			 cannot tell more (a reset marker, a pruned log), or the access
  *			 relation is a view over a table that changed
+ *	 all	 all clients: the same for an autosubscribe domain
  *	 new	 clients and subscriptions made by transactions that are new to the
  *			 cursor: they may have pulled before the change was visible, and
  *			 were not there to be named when it became so. A cursor that says
@@ -78,16 +79,29 @@ PG_FUNCTION_INFO_V1(sync_ext_parse_scope);
 /* Numbers of columns of sync.access that nobody else reads. */
 #define Anum_access_tables	7
 
+/* In queries: no operator but the server's own is ever found. */
+#define SAME(a, b) a " OPERATOR(pg_catalog.=) " b
+
 /* Stands for the whole domain where a scope's hash is expected. */
 #define WHOLE_DOMAIN	0
 
 typedef enum ConcernKind
 {
 	CONCERN_USER = 'u',
+	CONCERN_OWN = 'o',
 	CONCERN_SCOPE = 's',
 	CONCERN_DOMAIN = 'd',
+	CONCERN_ALL = 'a',
 	CONCERN_NEW = 'n'
 } ConcernKind;
+
+/* How a domain is subscribed to. */
+typedef struct Interest
+{
+	Oid			root;
+	bool		autosubscribe;
+	bool		by_scope;		/* somebody subscribes to a single scope */
+} Interest;
 
 /* What two concerns have in common that are one. */
 typedef struct ConcernKey
@@ -120,6 +134,7 @@ typedef struct Routing
 	SxSnapshot	seen;
 	bool		everybody;		/* the cursor says nothing here */
 	List	   *rules;			/* of Rule */
+	List	   *interests;		/* of Interest */
 	HTAB	   *concerns;		/* of Concern */
 	SxDurable	durable;
 	uint64		newest;			/* transaction that was looked at */
@@ -151,6 +166,8 @@ hash_scope(SxTable *table, const Datum *values)
 		hash = hash_combine64(hash, hash_value(table->scopes[i].type,
 											   table->scopes[i].collation,
 											   values[i]));
+	/* positive, so that these are one range of the index */
+	hash &= PG_INT64_MAX;
 	return hash == WHOLE_DOMAIN ? 1 : (int64) hash;
 }
 
@@ -161,6 +178,51 @@ has_null(int n, const bool *nulls)
 		if (nulls[i])
 			return true;
 	return false;
+}
+
+static void
+run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
+	Snapshot snapshot)
+{
+	int			result = SPI_execute_snapshot(sx_plan_get(sql, nargs, types),
+											  values, nulls, snapshot,
+											  InvalidSnapshot, true, false, 0);
+
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "could not run \"%s\": %s", sql,
+			 SPI_result_code_string(result));
+}
+
+/*
+ * Runs a query as the extension's owner that gives at most one row; false where
+ * it gives none.
+ */
+static bool
+ask(Routing *routing, const char *sql, const char *argument, bool *answers,
+	int nanswers)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	SxUser		saved;
+	bool		found;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	values[0] = argument == NULL ? (Datum) 0 : CStringGetTextDatum(argument);
+	saved = sx_catalog_become(sx_catalog_get()->owner);
+	run(sql, 1, types, values, argument == NULL ? "n" : " ", routing->snapshot);
+	sx_catalog_restore_user(saved);
+	found = SPI_processed > 0;
+	for (int i = 0; found && i < nanswers; i++)
+	{
+		bool		isnull;
+
+		answers[i] = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+												SPI_tuptable->tupdesc, i + 1,
+												&isnull));
+	}
+	SPI_finish();
+	return found;
 }
 
 /* ---- concerns ---- */
@@ -203,18 +265,50 @@ add_concern(Routing *routing, ConcernKind kind, SxTable *table,
 		concern->author = NULL;
 }
 
+static Interest *
+interest_in(Routing *routing, SxTable *table)
+{
+	Interest   *interest;
+	bool		answers[2] = {false, false};
+	ListCell   *cell;
+
+	foreach(cell, routing->interests)
+	{
+		interest = lfirst(cell);
+		if (interest->root == table->root)
+			return interest;
+	}
+	(void) ask(routing,
+			   "SELECT t.autosubscribe, EXISTS (SELECT FROM sync.subscription s"
+			   " WHERE " SAME("s.domain", "t.domain") " AND s.scope_hash OPERATOR(pg_catalog.>) 0)"
+			   " FROM sync.tracked t WHERE " SAME("t.domain", "$1"),
+			   table->domain, answers, lengthof(answers));
+	interest = palloc(sizeof(Interest));
+	interest->root = table->root;
+	interest->autosubscribe = answers[0];
+	interest->by_scope = answers[1];
+	routing->interests = lappend(routing->interests, interest);
+	return interest;
+}
+
 static void
 concern_domain(Routing *routing, SxTable *table)
 {
-	add_concern(routing, CONCERN_DOMAIN, table, 0, WHOLE_DOMAIN, NULL);
+	add_concern(routing, interest_in(routing, table)->autosubscribe ?
+				CONCERN_ALL : CONCERN_DOMAIN, table, 0, WHOLE_DOMAIN, NULL);
 }
 
 static void
 concern_user(Routing *routing, SxTable *table, int64 user_hash,
-			 int64 scope_hash, const char *author)
+			 const Datum *scope, const char *author)
 {
-	add_concern(routing, CONCERN_USER, table, user_hash, WHOLE_DOMAIN, author);
-	add_concern(routing, CONCERN_USER, table, user_hash, scope_hash, author);
+	Interest   *interest = interest_in(routing, table);
+
+	add_concern(routing, interest->autosubscribe ? CONCERN_OWN : CONCERN_USER,
+				table, user_hash, WHOLE_DOMAIN, author);
+	if (interest->by_scope && !interest->autosubscribe)
+		add_concern(routing, CONCERN_USER, table, user_hash,
+					hash_scope(table, scope), author);
 }
 
 /* ---- who has a scope ---- */
@@ -286,19 +380,6 @@ owner_of(Oid relid)
 	return owner;
 }
 
-static void
-run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
-	Snapshot snapshot)
-{
-	int			result = SPI_execute_snapshot(sx_plan_get(sql, nargs, types),
-											  values, nulls, snapshot,
-											  InvalidSnapshot, true, false, 0);
-
-	if (result != SPI_OK_SELECT)
-		elog(ERROR, "could not run \"%s\": %s", sql,
-			 SPI_result_code_string(result));
-}
-
 /*
  * Those who have the scopes that changed. A table is asked as its owner, so
  * that its row security hides nobody; a view, which may compute anything, as
@@ -348,7 +429,7 @@ concern_users(Routing *routing, SxNews *news, SxAccess *access)
 		if (!isnull)
 			concern_user(routing, table,
 						 (int64) hash_value(access->user_type, collation, user),
-						 hash_scope(table, scope->values), scope->author);
+						 scope->values, scope->author);
 	}
 	tuplestore_end(keys->store);
 	SPI_finish();
@@ -406,14 +487,16 @@ static void
 concern_subscribers(Routing *routing, SxNews *news)
 {
 	SxTable    *table = news->table;
+	Interest   *interest = interest_in(routing, table);
+	bool		by_scope = interest->by_scope && !interest->autosubscribe;
 
 	for (int i = 0; i < news->nscopes; i++)
 	{
 		SxNewsScope *scope = &news->scopes[i];
 
-		add_concern(routing, CONCERN_SCOPE, table, 0, WHOLE_DOMAIN,
-					scope->author);
-		if (table->nscopes > 0 && !has_null(table->nscopes, scope->nulls))
+		add_concern(routing, interest->autosubscribe ? CONCERN_ALL : CONCERN_SCOPE,
+					table, 0, WHOLE_DOMAIN, scope->author);
+		if (by_scope && !has_null(table->nscopes, scope->nulls))
 			add_concern(routing, CONCERN_SCOPE, table, 0,
 						hash_scope(table, scope->values), scope->author);
 	}
@@ -467,7 +550,7 @@ concern_of_grants(Routing *routing, SxNews *news, SxAccess *access)
 					 (int64) hash_value(access->user_type,
 										news->table->scopes[0].collation,
 										scope->values[0]),
-					 hash_scope(domain, values), NULL);
+					 values, NULL);
 	}
 }
 
@@ -525,8 +608,7 @@ examine_clients(Routing *routing, uint64 low)
 
 /* ---- who is connected ---- */
 
-/* "low" and "high" bound the transactions that are new. */
-#define NCONCERN_COLUMNS 7
+#define NCONCERN_COLUMNS 7		/* the last two bound what is new */
 
 static TupleDesc
 concerns_desc(void)
@@ -544,78 +626,85 @@ concerns_desc(void)
 }
 
 /*
- * For each kind of concern the clients in question. Each has "k" for the
- * concerns and "c" for the client; what every one of them has to fulfil is
- * added when they are put together.
+ * For each kind of concern the clients in question, "c". Each step of a search
+ * is a subquery with OFFSET 0, which keeps the planner from turning the search
+ * round: what it knows of these tables, which are filled in a minute and
+ * emptied in another, is not to be relied on.
  */
 typedef struct Branch
 {
-	const char *kinds;
+	ConcernKind kind;
 	const char *sql;
 } Branch;
 
-#define FROM_CONCERNS " FROM " SX_KEYS " k "
-#define IS_KIND(kind) " WHERE k.kind OPERATOR(pg_catalog.=) '" kind "'"
-#define SAME_DOMAIN(table) table ".domain OPERATOR(pg_catalog.=) k.domain"
-#define CLIENT_OF(table) \
-	"JOIN sync.client c ON c.client OPERATOR(pg_catalog.=) " table ".client"
-#define IS_NEW(table) \
-	table ".xid OPERATOR(pg_catalog.>=) k.low AND " \
-	table ".xid OPERATOR(pg_catalog.<) k.high"
+#define LOOKUP(columns, table, condition, alias) \
+	" CROSS JOIN LATERAL (SELECT " columns " FROM " table " WHERE " condition \
+	" OFFSET 0) " alias
+#define FIND_CLIENT(client) \
+	LOOKUP("x.client, x.user_id, x.server", "sync.client x", \
+		   SAME("x.client", client), "c")
+#define IS_NEW \
+	"x.xid OPERATOR(pg_catalog.>=) k.low AND x.xid OPERATOR(pg_catalog.<) k.high"
+#define IS_TRACKED(domain) \
+	"EXISTS (SELECT FROM sync.tracked t WHERE " SAME("t.domain", domain) ")"
 
 static const Branch branches[] = {
 	{
-		"u",
-		"SELECT c.client, c.user_id, k.domain" FROM_CONCERNS
-		"JOIN sync.client_user u ON u.user_hash OPERATOR(pg_catalog.=) k.user_hash "
-		CLIENT_OF("u") IS_KIND("u")
-		" AND (EXISTS (SELECT FROM sync.tracked t WHERE " SAME_DOMAIN("t")
-		" AND t.autosubscribe)"
-		" OR EXISTS (SELECT FROM sync.subscription s"
-		" WHERE s.client OPERATOR(pg_catalog.=) c.client AND " SAME_DOMAIN("s")
-		" AND s.scope_hash OPERATOR(pg_catalog.=) k.scope_hash))"
+		CONCERN_USER,
+		"SELECT c.client, c.user_id, k.domain FROM " SX_KEYS " k"
+		LOOKUP("x.client", "sync.client_user x",
+			   SAME("x.user_hash", "k.user_hash"), "u")
+		LOOKUP("x.client", "sync.subscription x",
+			   SAME("x.client", "u.client") " AND " SAME("x.domain", "k.domain")
+			   " AND " SAME("x.scope_hash", "k.scope_hash"), "s")
+		FIND_CLIENT("u.client")
 	},
 	{
-		"s",
-		"SELECT c.client, c.user_id, k.domain" FROM_CONCERNS
-		"JOIN sync.subscription s ON " SAME_DOMAIN("s")
-		" AND s.scope_hash OPERATOR(pg_catalog.=) k.scope_hash "
-		CLIENT_OF("s") IS_KIND("s")
+		CONCERN_OWN,
+		"SELECT c.client, c.user_id, k.domain FROM " SX_KEYS " k"
+		LOOKUP("x.client", "sync.client_user x",
+			   SAME("x.user_hash", "k.user_hash"), "u")
+		FIND_CLIENT("u.client")
 	},
 	{
-		"d",
-		"SELECT c.client, c.user_id, k.domain" FROM_CONCERNS
-		"JOIN sync.subscription s ON " SAME_DOMAIN("s") " "
-		CLIENT_OF("s") IS_KIND("d")
+		CONCERN_SCOPE,
+		"SELECT c.client, c.user_id, k.domain FROM " SX_KEYS " k"
+		LOOKUP("x.client", "sync.subscription x",
+			   SAME("x.domain", "k.domain")
+			   " AND " SAME("x.scope_hash", "k.scope_hash"), "s")
+		FIND_CLIENT("s.client")
 	},
 	{
-		"sd",
-		"SELECT c.client, c.user_id, k.domain" FROM_CONCERNS
-		"JOIN sync.tracked t ON " SAME_DOMAIN("t")
+		CONCERN_DOMAIN,
+		"SELECT c.client, c.user_id, k.domain FROM " SX_KEYS " k"
+		LOOKUP("x.client", "sync.subscription x", SAME("x.domain", "k.domain"),
+			   "s")
+		FIND_CLIENT("s.client")
+	},
+	{
+		CONCERN_ALL,
+		"SELECT c.client, c.user_id, k.domain FROM " SX_KEYS " k"
 		" CROSS JOIN sync.client c"
-		" WHERE k.kind OPERATOR(pg_catalog.<>) 'u' AND k.scope_hash OPERATOR(pg_catalog.=) 0"
-		" AND t.autosubscribe"
 	},
 	{
-		"n",
-		"SELECT c.client, c.user_id, s.domain" FROM_CONCERNS
-		"JOIN sync.client c ON " IS_NEW("c")
-		" JOIN sync.subscription s ON s.client OPERATOR(pg_catalog.=) c.client"
-		IS_KIND("n")
-		" AND EXISTS (SELECT FROM sync.tracked t WHERE t.domain OPERATOR(pg_catalog.=) s.domain)"
+		CONCERN_NEW,
+		"SELECT c.client, c.user_id, s.domain FROM " SX_KEYS " k"
+		LOOKUP("x.client, x.user_id, x.server", "sync.client x", IS_NEW, "c")
+		LOOKUP("x.domain", "sync.subscription x",
+			   SAME("x.client", "c.client") " AND " IS_TRACKED("x.domain"), "s")
 	},
 	{
-		"n",
-		"SELECT c.client, c.user_id, t.domain" FROM_CONCERNS
-		"JOIN sync.client c ON " IS_NEW("c")
-		" CROSS JOIN sync.tracked t" IS_KIND("n") " AND t.autosubscribe"
+		CONCERN_NEW,
+		"SELECT c.client, c.user_id, t.domain FROM " SX_KEYS " k"
+		LOOKUP("x.client, x.user_id, x.server", "sync.client x", IS_NEW, "c")
+		LOOKUP("x.domain", "sync.tracked x", "x.autosubscribe", "t")
 	},
 	{
-		"n",
-		"SELECT c.client, c.user_id, s.domain" FROM_CONCERNS
-		"JOIN sync.subscription s ON " IS_NEW("s") " "
-		CLIENT_OF("s") IS_KIND("n")
-		" AND EXISTS (SELECT FROM sync.tracked t WHERE t.domain OPERATOR(pg_catalog.=) s.domain)"
+		CONCERN_NEW,
+		"SELECT c.client, c.user_id, s.domain FROM " SX_KEYS " k"
+		LOOKUP("x.client, x.domain", "sync.subscription x",
+			   IS_NEW " AND " IS_TRACKED("x.domain"), "s")
+		FIND_CLIENT("s.client")
 	}
 };
 
@@ -627,18 +716,20 @@ clients_query(const char *kinds)
 	bool		any = false;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT DISTINCT x.client, x.user_id, x.domain FROM (");
+	appendStringInfoString(&sql, "SELECT DISTINCT z.client, z.user_id, z.domain FROM (");
 	for (int i = 0; i < (int) lengthof(branches); i++)
 	{
-		if (strpbrk(branches[i].kinds, kinds) == NULL)
+		if (strchr(kinds, branches[i].kind) == NULL)
 			continue;
-		appendStringInfo(&sql, "%s%s"
-						 " AND ($1 IS NULL OR c.server OPERATOR(pg_catalog.=) $1)"
+		appendStringInfo(&sql,
+						 "%s%s WHERE k.kind OPERATOR(pg_catalog.=) '%c'"
+						 " AND ($1 IS NULL OR " SAME("c.server", "$1") ")"
 						 " AND (k.author IS NULL OR c.client OPERATOR(pg_catalog.<>) k.author COLLATE \"C\")",
-						 any ? " UNION ALL " : "", branches[i].sql);
+						 any ? " UNION ALL " : "", branches[i].sql,
+						 branches[i].kind);
 		any = true;
 	}
-	appendStringInfoString(&sql, ") x");
+	appendStringInfoString(&sql, ") z");
 	return sql.data;
 }
 
@@ -720,7 +811,10 @@ put_concerns(Routing *routing, SxKeys *keys, bool anybody_new, char *kinds)
 static void
 sort_kinds(char *kinds)
 {
-	static const char order[] = {CONCERN_USER, CONCERN_SCOPE, CONCERN_DOMAIN, CONCERN_NEW, '\0'};
+	static const char order[] = {
+		CONCERN_USER, CONCERN_OWN, CONCERN_SCOPE, CONCERN_DOMAIN, CONCERN_ALL,
+		CONCERN_NEW, '\0'
+	};
 	char		sorted[sizeof(order)];
 	int			n = 0;
 
@@ -735,7 +829,7 @@ static void
 tell_clients(Routing *routing, bool anybody_new, const char *server,
 			 SxTakeAffected take, void *arg)
 {
-	char		kinds[8];
+	char		kinds[16];
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1];
 	SxKeys	   *keys;
@@ -778,23 +872,10 @@ tell_clients(Routing *routing, bool anybody_new, const char *server,
 static void
 check_server(Routing *routing, const char *server)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1];
-	SxUser		saved;
-	bool		known;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	values[0] = server == NULL ? (Datum) 0 : CStringGetTextDatum(server);
-	saved = sx_catalog_become(sx_catalog_get()->owner);
-	run(server == NULL ?
-		"SELECT 1 FROM sync.server s WHERE $1 IS NULL LIMIT 1" :
-		"SELECT 1 FROM sync.server s WHERE s.server OPERATOR(pg_catalog.=) $1",
-		1, types, values, server == NULL ? "n" : " ", routing->snapshot);
-	sx_catalog_restore_user(saved);
-	known = SPI_processed > 0;
-	SPI_finish();
-	if (known)
+	if (ask(routing, server == NULL ?
+			"SELECT 1 FROM sync.server s WHERE $1 IS NULL LIMIT 1" :
+			"SELECT 1 FROM sync.server s WHERE " SAME("s.server", "$1"),
+			server, NULL, 0))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -234,6 +234,7 @@ REVOKE ALL ON FUNCTION sync.hold_client(pg_catalog.text) FROM PUBLIC;
 CREATE FUNCTION sync.sweep_servers() RETURNS pg_catalog.int4
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
 DECLARE
     timeout interval := coalesce(nullif(current_setting('sync.server_timeout', true), ''), '120 seconds')::interval;
@@ -279,10 +280,14 @@ REVOKE ALL ON FUNCTION sync.hold_server(pg_catalog.text) FROM PUBLIC;
 
 -- These run as the extension's owner, and believe what they are told: grant
 -- them to the application server's role and to nobody else.
+--
+-- The tables are empty at one moment and large at the next, while sessions keep
+-- the plans, and foreign keys keep theirs: none may be made of scans.
 
 CREATE FUNCTION sync.connect(client pg_catalog.text, user_id pg_catalog.text, server pg_catalog.text DEFAULT NULL, domains pg_catalog.text[] DEFAULT NULL) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -334,6 +339,7 @@ REVOKE ALL ON FUNCTION sync.connect(pg_catalog.text, pg_catalog.text, pg_catalog
 CREATE FUNCTION sync.disconnect(client pg_catalog.text, server pg_catalog.text DEFAULT NULL) RETURNS pg_catalog.bool
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
 BEGIN
     PERFORM sync.check_name('client', disconnect.client);
@@ -349,6 +355,7 @@ REVOKE ALL ON FUNCTION sync.disconnect(pg_catalog.text, pg_catalog.text) FROM PU
 CREATE FUNCTION sync.heartbeat(server pg_catalog.text) RETURNS pg_catalog.bool
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
 DECLARE
     known bool;
@@ -371,6 +378,7 @@ REVOKE ALL ON FUNCTION sync.heartbeat(pg_catalog.text) FROM PUBLIC;
 CREATE FUNCTION sync.subscribe(client pg_catalog.text, domain pg_catalog.text, scope pg_catalog.jsonb DEFAULT NULL) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -387,6 +395,7 @@ REVOKE ALL ON FUNCTION sync.subscribe(pg_catalog.text, pg_catalog.text, pg_catal
 CREATE FUNCTION sync.unsubscribe(client pg_catalog.text, domain pg_catalog.text, scope pg_catalog.jsonb DEFAULT NULL) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -403,6 +412,7 @@ REVOKE ALL ON FUNCTION sync.unsubscribe(pg_catalog.text, pg_catalog.text, pg_cat
 CREATE FUNCTION sync.acknowledge(client pg_catalog.text, cursor sync.cursor) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
 BEGIN
     PERFORM sync.hold_client(acknowledge.client);
