@@ -73,7 +73,7 @@ def events(b):
             b.server.run(HAND_WRITTEN.format(t=t))
     b.settle(*tables.values())
     mode = {"events off": "off", "worker": "worker", "commit": "commit", "pg_notify by hand": "off"}
-    worker = start_worker(b)
+    preloaded = is_preloaded(b)
 
     def script(name):
         return f"\\set id random(1, {rows})\nUPDATE {tables[name]} SET n = n + 1 WHERE id = :id;\n"
@@ -85,9 +85,6 @@ def events(b):
 
         def runner(name):
             def once():
-                # as a database would be set up: without events nobody has a worker
-                if worker:
-                    b.server.run("SELECT sync.stop_worker()" if name != "worker" else "SELECT sync.start_worker()")
                 before, start = listeners.cpu(), time.perf_counter()
                 measured = b.server.pgbench(script(name), CLIENTS, seconds, options=f"-c sync.notify={mode[name]}")
                 if before is not None:
@@ -106,8 +103,6 @@ def events(b):
                                   results.ratio("tps", "worker"), 0.95 if listening == 1 else 0.9)
         say()
 
-    if worker:
-        b.server.run("SELECT sync.start_worker()")
     for name in ("worker", "commit"):
         delays = latency(b, tables[name], mode[name], 200)
         say(f"commit to notification, {name}: median {statistics.median(delays):.1f} ms, "
@@ -116,19 +111,24 @@ def events(b):
             b.targets.judge("commit to notification, worker, median", (statistics.median(delays), min(delays), max(delays)), 20,
                             " ms", 1)
     say()
+    if not preloaded:
+        b.server.run("SELECT sync.stop_worker()")
+        b.server.run(f'ALTER DATABASE "{b.server.database}" RESET sync.notify')
     for t in tables.values():
         b.server.run(f"DROP TABLE {t}")
 
 
-def start_worker(b):
-    """True when a worker was started by hand; false when the launcher keeps one, which is the better way."""
-    preloaded = "sync_ext" in b.server.value("SHOW shared_preload_libraries")
-    if preloaded and b.server.value("SHOW sync.databases") != "":
-        say("the library is preloaded: commits wake the worker")
-        return False
-    say("the library is not preloaded: the worker polls")
+def is_preloaded(b):
+    """Commits wake the worker that the launcher keeps; else one that polls is started here."""
+    if "sync_ext" in b.server.value("SHOW shared_preload_libraries") and b.server.value("SHOW sync.databases") != "":
+        say("The library is preloaded: commits wake the worker.")
+        while not b.server.value("SELECT running FROM sync.workers"):
+            time.sleep(0.2)
+        return True
+    say("The library is not preloaded: the worker polls.")
+    b.server.run(f'ALTER DATABASE "{b.server.database}" SET sync.notify = worker')
     b.server.run("SELECT sync.start_worker()")
-    return True
+    return False
 
 
 def latency(b, t, mode, n):
