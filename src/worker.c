@@ -398,6 +398,15 @@ forget_seen(void)
 	worker.seen_context = NULL;
 }
 
+/* Another extension, or another life of it, has not heard of us. */
+static void
+begin_anew(void)
+{
+	forget_seen();
+	worker.changed = true;
+	worker.prune_at = 0;
+}
+
 /*
  * Whether there is an extension to work for; called in a transaction. Ends
  * the process where there is none and no hope for one.
@@ -424,7 +433,7 @@ is_ready(void)
 			}
 			break;
 	}
-	forget_seen();
+	begin_anew();
 	return false;
 }
 
@@ -506,7 +515,9 @@ look(void)
 	pgstat_report_activity(STATE_RUNNING, "looking for changes");
 	now = sx_snapshot_of(GetActiveSnapshot());
 	generation = sx_catalog_get()->generation_id;
-	told = worker.seen != NULL && worker.generation == generation ?
+	if (worker.generation != generation)
+		begin_anew();
+	told = worker.seen != NULL ?
 		tell_news(GetActiveSnapshot(), now) : tell_all_to_look();
 	context = AllocSetContextCreate(worker.context, "sync_ext worker snapshot",
 									ALLOCSET_SMALL_SIZES);

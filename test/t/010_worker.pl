@@ -261,6 +261,7 @@ is_look('the versions are the same');
 # a crash
 $old = worker('pid');
 kill 9, $old;
+select undef, undef, undef, 0.5;
 $node->poll_query_until('postgres', 'SELECT true');
 becomes("coalesce(pid, $old) <> $old", 'true', 'a crash: there is a new one');
 connect_anew();
