@@ -3,6 +3,10 @@
  * lag.c
  *		How far a cursor has come, as a time.
  *
+ * A cursor of one domain ends at the last change of that domain, and so at the
+ * time of that, though other domains went on: it does not say which domain it
+ * is of. The time that an answer hands out has no such limit.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -20,13 +24,17 @@
 #include "sync_ext.h"
 #include "catalog.h"
 #include "cursor.h"
+#include "logscan.h"
 #include "validity.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_cursor_time);
 
-/* Whether everything that a tick had seen is in "seen". */
+/*
+ * Whether all that a tick had seen is in "seen", but for what no log knows of:
+ * nothing was logged after "newest".
+ */
 static bool
-has_seen(const SxSnapshot *seen, HeapTuple tick, TupleDesc desc)
+has_seen(const SxSnapshot *seen, HeapTuple tick, TupleDesc desc, uint64 newest)
 {
 	SxSnapshot	then;
 	ArrayType  *running;
@@ -34,6 +42,7 @@ has_seen(const SxSnapshot *seen, HeapTuple tick, TupleDesc desc)
 
 	then.xmax = U64FromFullTransactionId(DatumGetFullTransactionId(
 		heap_getattr(tick, Anum_tick_xmax, desc, &isnull)));
+	then.xmax = Min(then.xmax, newest + 1);
 	if (then.xmax > seen->xmax)
 		return false;
 	running = DatumGetArrayTypeP(heap_getattr(tick, Anum_tick_xip, desc,
@@ -53,6 +62,7 @@ sync_ext_cursor_time(PG_FUNCTION_ARGS)
 {
 	SxCursor   *cursor = sx_cursor_decode(PG_GETARG_BYTEA_PP(0));
 	Snapshot	snapshot = GetActiveSnapshot();
+	uint64		newest;
 	bool		found = false;
 	TimestampTz at = 0;
 	const SxCatalog *catalog;
@@ -63,6 +73,7 @@ sync_ext_cursor_time(PG_FUNCTION_ARGS)
 
 	if (sx_validity_of_cursor(cursor, snapshot) != NULL)
 		PG_RETURN_NULL();
+	newest = sx_logscan_newest_of_all(snapshot, sx_snapshot_of(snapshot));
 	catalog = sx_catalog_get();
 	rel = table_open(catalog->tick, AccessShareLock);
 	index = index_open(sx_catalog_get()->tick_by_time, AccessShareLock);
@@ -73,7 +84,7 @@ sync_ext_cursor_time(PG_FUNCTION_ARGS)
 		bool		isnull;
 
 		CHECK_FOR_INTERRUPTS();
-		found = has_seen(&cursor->seen, tuple, RelationGetDescr(rel));
+		found = has_seen(&cursor->seen, tuple, RelationGetDescr(rel), newest);
 		at = DatumGetTimestampTz(heap_getattr(tuple, Anum_tick_at,
 											  RelationGetDescr(rel), &isnull));
 	}

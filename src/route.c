@@ -949,6 +949,7 @@ sx_route_affected(bytea *since, const char *server, SxTakeAffected take,
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a standby does not know who is connected"),
+				 errdetail("Clients are known where they were connected, which is never replicated."),
 				 errhint("Ask the primary.")));
 
 	routing.snapshot = GetActiveSnapshot();
@@ -1107,6 +1108,7 @@ sync_ext_parse_scope(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("domain must not be null"),
+				 errdetail("It is null."),
 				 errhint("sync.domains lists the domains.")));
 	table = sx_tracked_by_domain(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	result[1] = Int64GetDatum(WHOLE_DOMAIN);

@@ -200,7 +200,7 @@ AS $$
 BEGIN
     IF name IS NULL THEN
         RAISE EXCEPTION '% must not be null', what
-            USING ERRCODE = 'null_value_not_allowed', HINT = format('Name the %s.', what);
+            USING ERRCODE = 'null_value_not_allowed', DETAIL = 'It is null.', HINT = 'A name has 1 to 255 bytes.';
     ELSIF name = '' OR octet_length(name) > 255 THEN
         RAISE EXCEPTION 'invalid name for %', what
             USING ERRCODE = 'invalid_parameter_value',
@@ -398,12 +398,14 @@ CREATE FUNCTION sync.unsubscribe(client pg_catalog.text, domain pg_catalog.text,
     SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
+DECLARE
+    hash int8;
 BEGIN
     PERFORM sync.hold_client(unsubscribe.client);
+    SELECT p.scope_hash INTO hash FROM sync.parse_scope(unsubscribe.domain, unsubscribe.scope) AS p;
     DELETE FROM sync.subscription s
-     USING sync.parse_scope(unsubscribe.domain, unsubscribe.scope) AS p
      WHERE s.client = unsubscribe.client AND s.domain = unsubscribe.domain
-       AND (unsubscribe.scope IS NULL OR s.scope_hash = p.scope_hash);
+       AND (unsubscribe.scope IS NULL OR s.scope_hash = hash);
 END
 $$;
 COMMENT ON FUNCTION sync.unsubscribe(pg_catalog.text, pg_catalog.text, pg_catalog.jsonb) IS 'A connected client no longer wants to hear of a scope, or, without one, of a domain and all its scopes';
