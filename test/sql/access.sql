@@ -3,7 +3,7 @@
 -- Access relations: a user gets what the relation gives, also when that changes.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(180);
+SELECT plan(182);
 CREATE ROLE regress_sync_owner;
 CREATE ROLE regress_sync_server;
 CREATE ROLE regress_sync_stranger;
@@ -359,6 +359,15 @@ SELECT look('pages') \g /dev/null
 SELECT right_for('pages', 'ada', 'a delta in pages');
 INSERT INTO member VALUES (1, 'ada');
 SELECT matches(helper.page('pages', 'doc', max_rows => 2, user_id => 'ada'), '^\+\d+ \+\d+ \|$', 'a page of a grant');
+DELETE FROM doc WHERE id IN (2, 4, 6);
+UPDATE doc SET title = 'changed' WHERE company_id = 1;
+INSERT INTO doc VALUES (2, 2, 'p'), (4, 1, 'again'), (6, 1, 'again');
+SELECT look('pages') \g /dev/null
+SELECT right_for('pages', 'ada', 'changes between the pages of a grant');
+DELETE FROM member WHERE user_id = 'ada' AND company_id = 1;
+SELECT matches(look('pages'), '~1', 'revoked');
+INSERT INTO member VALUES (1, 'ada');
+SELECT helper.page('pages', 'doc', max_rows => 2, user_id => 'ada') \g /dev/null
 DELETE FROM member WHERE user_id = 'ada' AND company_id = 1;
 SELECT matches(look('pages'), '~1', 'revoked between pages');
 SELECT right_for('pages', 'ada', 'and what had come is gone');
