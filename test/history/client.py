@@ -92,7 +92,7 @@ class Keeper:
             self.wrong(sub, "the answer has no closing row: %r" % rows[-1:])
         kept = {sub.table.key_of(e) for e in exclude or ()}
         seen = set()
-        forgotten = set()
+        forgotten, sent = set(), set()
         was_reset = False
         if truth is not None:
             self.check_rights(sub, rows, kept, truth, own)
@@ -119,8 +119,8 @@ class Keeper:
                     self.wrong(sub, "forget what is no scope: %r" % (key,))
                 if first or sub.user is None:
                     self.wrong(sub, "nothing can be forgotten here: %r" % (key,))
-                if name in forgotten or seen:
-                    self.wrong(sub, "forget %s twice, or after rows: %r" % (name, rows))
+                if name in forgotten or name in sent:
+                    self.wrong(sub, "forget %s twice, or after its rows: %r" % (name, rows))
                 forgotten.add(name)
                 sub.copy = {k: d for k, d in sub.copy.items()
                             if scope_text(d, sub.table.scope) != name}
@@ -131,6 +131,7 @@ class Keeper:
                     self.wrong(sub, "%s twice in one answer: %r" % (name, rows))
                 seen.add(name)
                 if op == "upsert":
+                    sent.add(scope_text(data, sub.table.scope))
                     if sub.table.key_of(data) != name:
                         self.wrong(sub, "the key %s comes with %r" % (name, data))
                     if sub.copy.get(name) == data:

@@ -127,7 +127,7 @@ class Model:
         "revocation unread": "the copy differs",        # the log is read for present rights only
         "revocation by rows": "the copy differs",       # what is there now is all that was there
         "grant unread": "the copy differs",             # rows that did not change are no news
-        "forgotten last": "after rows",                 # the regained scope goes with the lost one
+        "forgotten last": "after its rows",             # the regained scope goes with the lost one
         "forgotten for good": "the copy differs",       # regained: forgotten, and not sent again
         "rights of another snapshot": "the copy differs",
         "every removal": "never was allowed",           # the log alone, whoever asks
