@@ -671,6 +671,8 @@ count_entry(Reading *reading, Key *key, SxLogItem *item,
 	const char *client = reading->request->client;
 	bool		enters = item->op == SX_OP_INSERT || item->op == SX_OP_ENTER;
 	bool		leaves = item->op == SX_OP_DELETE || item->op == SX_OP_LEAVE;
+	bool		rights_changed = reading->rights != NULL &&
+		sx_rights_touched(reading->rights)->n > 0;
 	bool		own = client != NULL && item->origin != NULL &&
 		strcmp(item->origin, client) == 0;
 
@@ -691,7 +693,9 @@ count_entry(Reading *reading, Key *key, SxLogItem *item,
 	key->run_net += enters ? 1 : leaves ? -1 : 0;
 	key->foreign = key->foreign || !own;
 	key->entered = key->entered || item->op == SX_OP_ENTER;
-	key->moved = key->moved || item->op == SX_OP_ENTER || leaves;
+	/* it may have left where a revocation keeps the log from being read */
+	key->moved = key->moved || item->op == SX_OP_ENTER || leaves ||
+		(rights_changed && enters);
 	key->own_delete = item->op == SX_OP_DELETE && own;
 }
 
@@ -1173,6 +1177,19 @@ question_of(Reading *reading)
 
 /* ---- an answer ---- */
 
+/* What the user may see, and what of it has changed since "seen". */
+static void
+read_rights(Reading *reading, const SxSnapshot *seen)
+{
+	if (reading->access == NULL)
+		return;
+	reading->rights = sx_access_read(reading->access, reading->user, seen,
+									 reading->snapshot, reading->now,
+									 reading->own);
+	reading->visible = sx_scopes_without(sx_rights_now(reading->rights),
+										 sx_rights_touched(reading->rights));
+}
+
 static SxLogScan *
 make_scan(Reading *reading, bool by_visible)
 {
@@ -1227,6 +1244,23 @@ read_round(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 }
 
 /*
+ * A round goes by what is touched since its own beginning: what the one before
+ * has loaded, perhaps pages ago, is told by its log from there on.
+ */
+static void
+begin_round(Reading *reading, const SxSnapshot *seen, const SxPosition *from)
+{
+	if (reading->scan != NULL)
+	{
+		if (reading->access == NULL || !reading->access->is_table)
+			return;
+		read_rights(reading, seen);
+		sx_logscan_end(reading->scan);
+	}
+	begin_scan(reading, seen, from);
+}
+
+/*
  * Tells what is new to "seen", phase by phase: up to the target of a page cut
  * earlier, up to now, and the reader's own.
  */
@@ -1236,7 +1270,7 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 {
 	SxPosition	next = {0};
 
-	begin_scan(reading, seen, from);
+	begin_round(reading, seen, from);
 	if (target != NULL)
 	{
 		reading->flush_all = true;
@@ -1247,6 +1281,7 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 		}
 		seen = target;
 		from = NULL;
+		begin_round(reading, seen, NULL);
 	}
 	/*
 	 * Also where the page was cut in the reader's own changes: others may have
@@ -1263,6 +1298,7 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 		if (from != NULL && (from->kind != SX_POSITION_OWN ||
 							 from->xid != reading->own))
 			from = NULL;
+		begin_round(reading, reading->tight, from);
 		if (!read_round(reading, reading->tight, NULL, from, &next))
 		{
 			tell_more(reading, reading->tight, reading->tight, &next);
@@ -1320,19 +1356,6 @@ tighten(Reading *reading, uint64 low)
 	if (reading->access != NULL && reading->access->is_table)
 		newest = Max(newest, newest_of(reading, reading->access->table, low));
 	reading->tight = sx_snapshot_below(reading->now, Max(newest + 1, low));
-}
-
-/* What the user may see, and what of it has changed since "seen". */
-static void
-read_rights(Reading *reading, const SxSnapshot *seen)
-{
-	if (reading->access == NULL)
-		return;
-	reading->rights = sx_access_read(reading->access, reading->user, seen,
-									 reading->snapshot, reading->now,
-									 reading->own);
-	reading->visible = sx_scopes_without(sx_rights_now(reading->rights),
-										 sx_rights_touched(reading->rights));
 }
 
 static uint64

@@ -196,7 +196,8 @@ BEGIN
             OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = x.via)
     LOOP
         DELETE FROM sync.access x WHERE x.rel = a.rel;
-        IF EXISTS (SELECT FROM sync.tracked t WHERE t.rel = a.rel) THEN
+        -- the domain's table may be going, too
+        IF EXISTS (SELECT FROM sync.tracked t JOIN pg_class c ON c.oid = t.rel WHERE t.rel = a.rel) THEN
             RAISE WARNING '% has no access relation any more', a.rel
                 USING DETAIL = 'It was dropped.', HINT = 'Call sync.set_access() with another.';
             PERFORM sync.mark_reset(a.rel::oid);
