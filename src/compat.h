@@ -28,6 +28,8 @@
 
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
+#else
+#include "catalog/indexing.h"
 #endif
 #if PG_VERSION_NUM >= 150000
 #include "access/xlogrecovery.h"

@@ -28,6 +28,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
@@ -288,7 +289,8 @@ sx_launcher_init(void)
 {
 	BackgroundWorker entry;
 
-	if (!process_shared_preload_libraries_in_progress)
+	/* pg_upgrade wants the databases for itself */
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
 		return;
 	memset(&entry, 0, sizeof(entry));
 	strlcpy(entry.bgw_name, "sync_ext launcher", BGW_MAXLEN);

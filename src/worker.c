@@ -106,8 +106,9 @@ typedef struct Worker
 	bool		was_ready;		/* the extension was there */
 	bool		told_version;	/* that the versions differ is in the log */
 
-	MemoryContext seen_context; /* of "seen" */
 	SxSnapshot *seen;			/* NULL: begin anew */
+	MemoryContext seen_context; /* of "seen" */
+	MemoryContext next_context; /* of what it will be after this round */
 	uint64		generation;		/* that it belongs to */
 
 	/* a monotonic clock's milliseconds */
@@ -389,20 +390,11 @@ is_not_wanted(void)
 	return sx_snapshot_has(now, worker.order.starter);
 }
 
-static void
-forget_seen(void)
-{
-	worker.seen = NULL;
-	if (worker.seen_context != NULL)
-		MemoryContextDelete(worker.seen_context);
-	worker.seen_context = NULL;
-}
-
 /* Another extension, or another life of it, has not heard of us. */
 static void
 begin_anew(void)
 {
-	forget_seen();
+	worker.seen = NULL;
 	worker.changed = true;
 	worker.prune_at = 0;
 }
@@ -478,23 +470,37 @@ tell_news(Snapshot snapshot, const SxSnapshot *now)
 	return list_length(news);
 }
 
+/* Counts only when the round has committed; until then "seen" stays. */
 static SxSnapshot *
-copy_snapshot(const SxSnapshot *snapshot, MemoryContext context)
+copy_for_next_round(const SxSnapshot *snapshot)
 {
-	SxSnapshot *copy = MemoryContextAlloc(context, sizeof(SxSnapshot));
-	Size		size = sizeof(uint64) * Max(snapshot->nxip, 1);
+	SxSnapshot *copy;
+	MemoryContext old;
 
+	MemoryContextReset(worker.next_context);
+	old = MemoryContextSwitchTo(worker.next_context);
+	copy = palloc(sizeof(SxSnapshot));
 	*copy = *snapshot;
-	copy->xip = MemoryContextAlloc(context, size);
+	copy->xip = palloc(sizeof(uint64) * Max(snapshot->nxip, 1));
 	memcpy(copy->xip, snapshot->xip, sizeof(uint64) * snapshot->nxip);
+	MemoryContextSwitchTo(old);
 	return copy;
+}
+
+static void
+go_on_from(SxSnapshot *next)
+{
+	MemoryContext former = worker.seen_context;
+
+	worker.seen = next;
+	worker.seen_context = worker.next_context;
+	worker.next_context = former;
 }
 
 /* One round: look, tell, remember what was seen. */
 static void
 look(void)
 {
-	MemoryContext context;
 	SxSnapshot *now;
 	SxSnapshot *next;
 	uint64		generation;
@@ -506,7 +512,7 @@ look(void)
 	begin_transaction();
 	if (!is_ready() || sx_guc_notify != SX_NOTIFY_WORKER)
 	{
-		forget_seen();
+		worker.seen = NULL;
 		worker.look_at = clock_ms() + LOOK_WHEN_WOKEN;
 		end_transaction();
 		return;
@@ -519,15 +525,11 @@ look(void)
 		begin_anew();
 	told = worker.seen != NULL ?
 		tell_news(GetActiveSnapshot(), now) : tell_all_to_look();
-	context = AllocSetContextCreate(worker.context, "sync_ext worker snapshot",
-									ALLOCSET_SMALL_SIZES);
-	next = copy_snapshot(now, context);
+	next = copy_for_next_round(now);
 	end_transaction();
 	pgstat_report_activity(STATE_IDLE, NULL);
 
-	forget_seen();
-	worker.seen_context = context;
-	worker.seen = next;
+	go_on_from(next);
 	worker.generation = generation;
 	if (told > 0)
 	{
@@ -813,6 +815,12 @@ sx_worker_main(Datum database)
 	memcpy(&worker.order, MyBgworkerEntry->bgw_extra, sizeof(WorkerOrder));
 	worker.context = AllocSetContextCreate(TopMemoryContext, "sync_ext worker",
 										   ALLOCSET_DEFAULT_SIZES);
+	worker.seen_context = AllocSetContextCreate(worker.context,
+												"sync_ext worker snapshot",
+												ALLOCSET_SMALL_SIZES);
+	worker.next_context = AllocSetContextCreate(worker.context,
+												"sync_ext worker snapshot",
+												ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(worker.context);
 	worker.started_at = GetCurrentTimestamp();
 	worker.changed = true;

@@ -209,6 +209,14 @@ isnt($node->safe_psql('postgres', "SELECT count(*) FROM $log"), '0', 'zero turns
 settings('RESET ALL');
 drain();
 
+# silent application servers
+$node->safe_psql('postgres', q{SELECT sync.heartbeat('silent'), sync.connect('phone', 'ada', 'silent'), sync.connect('tablet', 'ada')});
+settings("SET sync.server_timeout = '1s'");
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM sync.server WHERE server = 'silent'}), 'a silent server is forgotten');
+is($node->safe_psql('postgres', q{SELECT string_agg(client, ' ') FROM sync.client}), 'tablet', 'with its clients');
+settings('RESET ALL');
+drain();
+
 # stopped
 is($writer->query('SELECT sync.stop_worker()'), 't', 'stopped');
 is($writer->query('SELECT sync.stop_worker()'), 'f', 'only once');
