@@ -265,6 +265,7 @@ add_concern(Routing *routing, ConcernKind kind, SxTable *table,
 		concern->author = NULL;
 }
 
+/* Asked outside of SPI, whose memory goes with it. */
 static Interest *
 interest_in(Routing *routing, SxTable *table)
 {
@@ -299,11 +300,9 @@ concern_domain(Routing *routing, SxTable *table)
 }
 
 static void
-concern_user(Routing *routing, SxTable *table, int64 user_hash,
-			 const Datum *scope, const char *author)
+concern_user(Routing *routing, SxTable *table, Interest *interest,
+			 int64 user_hash, const Datum *scope, const char *author)
 {
-	Interest   *interest = interest_in(routing, table);
-
 	add_concern(routing, interest->autosubscribe ? CONCERN_OWN : CONCERN_USER,
 				table, user_hash, WHOLE_DOMAIN, author);
 	if (interest->by_scope && !interest->autosubscribe)
@@ -389,6 +388,7 @@ static void
 concern_users(Routing *routing, SxNews *news, SxAccess *access)
 {
 	SxTable    *table = news->table;
+	Interest   *interest = interest_in(routing, table);
 	Oid			collation = user_collation(access);
 	char	   *sql = users_query(table, access);
 	Datum	   *values = palloc(sizeof(Datum) * (table->nscopes + 1));
@@ -427,7 +427,7 @@ concern_users(Routing *routing, SxNews *news, SxAccess *access)
 														  1, &isnull))];
 		user = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull);
 		if (!isnull)
-			concern_user(routing, table,
+			concern_user(routing, table, interest,
 						 (int64) hash_value(access->user_type, collation, user),
 						 scope->values, scope->author);
 	}
@@ -530,6 +530,7 @@ static void
 concern_of_grants(Routing *routing, SxNews *news, SxAccess *access)
 {
 	SxTable    *domain = access->domain;
+	Interest   *interest = interest_in(routing, domain);
 	Datum	   *values = palloc(sizeof(Datum) * domain->nscopes);
 	bool	   *nulls = palloc(sizeof(bool) * domain->nscopes);
 
@@ -546,7 +547,7 @@ concern_of_grants(Routing *routing, SxNews *news, SxAccess *access)
 		}
 		if (has_null(domain->nscopes, nulls))
 			continue;
-		concern_user(routing, domain,
+		concern_user(routing, domain, interest,
 					 (int64) hash_value(access->user_type,
 										news->table->scopes[0].collation,
 										scope->values[0]),
