@@ -193,6 +193,21 @@ REVOKE ALL ON FUNCTION sync.forget_scopes() FROM PUBLIC;
 CREATE TRIGGER forget_scopes AFTER INSERT ON sync.tracked
     FOR EACH ROW EXECUTE FUNCTION sync.forget_scopes();
 
+CREATE FUNCTION sync.check_primary() RETURNS pg_catalog.void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE EXCEPTION 'a standby does not know who is connected'
+            USING ERRCODE = 'feature_not_supported',
+                  DETAIL = 'Clients are known where they were connected, which is never replicated.', HINT = 'Ask the primary.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION sync.check_primary() IS 'Internal: an error on a standby';
+REVOKE ALL ON FUNCTION sync.check_primary() FROM PUBLIC;
+
 CREATE FUNCTION sync.check_name(what pg_catalog.text, name pg_catalog.text) RETURNS pg_catalog.void
     LANGUAGE plpgsql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
@@ -218,6 +233,7 @@ CREATE FUNCTION sync.hold_client(client pg_catalog.text) RETURNS pg_catalog.void
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM sync.check_primary();
     PERFORM sync.check_name('client', hold_client.client);
     PERFORM FROM sync.client c WHERE c.client = hold_client.client FOR KEY SHARE;
     IF NOT FOUND THEN
@@ -294,6 +310,7 @@ DECLARE
     unknown text;
     known_as text;
 BEGIN
+    PERFORM sync.check_primary();
     PERFORM sync.check_name('client', connect.client);
     PERFORM sync.check_name('user_id', connect.user_id);
     IF connect.server IS NOT NULL THEN
@@ -342,6 +359,7 @@ CREATE FUNCTION sync.disconnect(client pg_catalog.text, server pg_catalog.text D
     SET enable_seqscan = off
 AS $$
 BEGIN
+    PERFORM sync.check_primary();
     PERFORM sync.check_name('client', disconnect.client);
     DELETE FROM sync.client c
      WHERE c.client = disconnect.client AND (disconnect.server IS NULL OR c.server = disconnect.server);
@@ -360,6 +378,7 @@ AS $$
 DECLARE
     known bool;
 BEGIN
+    PERFORM sync.check_primary();
     IF heartbeat.server IS NOT NULL THEN
         PERFORM sync.check_name('server', heartbeat.server);
     END IF;
