@@ -29,6 +29,7 @@ class Sub:
         self.user = user            # ... and for whom it asks
         self.companies = companies  # what a policy lets it see; None: not concerned
         self.scopes = set()         # the user's, under the last answer
+        self.ahead = False          # holds what its own transaction wrote, and its cursor does not
         self.known = 0              # the witness's time before the last up-to-date answer
         self.copy = {}
         self.cursor = None          # text of the last cursor, None before the first load
@@ -168,6 +169,7 @@ class Keeper:
             sub.pages = 0
             sub.partly = set()
             sub.known = 0 if sub.keeps_time else since
+            sub.ahead = False
             world.count("up-to-date")
             if seen and not was_reset and not first and sub.cursor is not None:
                 world.count("deltas")
@@ -207,7 +209,7 @@ class Keeper:
         for op, key, _, _, _ in rows:
             if op == "remove":
                 name = sub.table.key_of(key)
-                if name not in kept and not witness.could_read(sub, name, sub.known):
+                if name not in kept and not witness.could_read(sub, name, sub.known, sub.paging):
                     self.wrong(sub, "%s is removed, which it never was allowed to see: %r" % (
                         name, rows))
                 self.world.count("removals that were allowed")
@@ -566,7 +568,7 @@ class Client(Keeper, Actor):
             trial.reset_ok |= sub.reset_ok and self.world.resets != resets
             sub.__dict__.update(trial.__dict__)
             if writes:
-                sub.plain = False
+                sub.plain, sub.ahead = False, True
                 self.world.count("pulled in a writing transaction")
             else:
                 self.world.count("pulled in a transaction")
@@ -590,6 +592,7 @@ class Client(Keeper, Actor):
             trial = self.rnd.choice(others).clone()
             trial.reset_ok, trial.own, trial.plain = True, False, False
             trial.keeps_time = False
+            ahead = trial.ahead
             if trial.cursor is None:
                 yield "COMMIT"
                 return
@@ -603,7 +606,7 @@ class Client(Keeper, Actor):
                     break
             if truth.exact:
                 # Own writes in its copy that the snapshot does not contain are not the answer's.
-                if not any(s.own for s in others):
+                if not ahead and not any(s.own for s in others):
                     self.compare(trial, truth)
                 self.world.count("answers from an old snapshot")
             yield "COMMIT"
