@@ -551,6 +551,17 @@ sx_rights_hash(const SxRights *rights)
 
 /* ---- one round ---- */
 
+static SxScopes *
+union_of(const SxScopes *a, const SxScopes *b)
+{
+	int			width = a->table->nscopes;
+	Datum	   *values = palloc(sizeof(Datum) * (Size) Max((a->n + b->n) * width, 1));
+
+	memcpy(values, a->values, sizeof(Datum) * a->n * width);
+	memcpy(values + a->n * width, b->values, sizeof(Datum) * b->n * width);
+	return sx_scopes_make(a->table, a->n + b->n, values);
+}
+
 /* What the changes of one key of one scope in one transaction say. */
 static bool
 was_there(const Change *changes, int n)
@@ -564,7 +575,7 @@ was_there(const Change *changes, int n)
 
 SxGrants *
 sx_rights_round(const SxRights *rights, const SxSnapshot *seen,
-				const SxSnapshot *target, uint64 own)
+				const SxSnapshot *target, uint64 own, bool forget_loaded)
 {
 	SxAccess   *access = rights->access;
 	SxTable    *domain = access->domain;
@@ -617,5 +628,7 @@ sx_rights_round(const SxRights *rights, const SxSnapshot *seen,
 	in_round = sx_scopes_without(in_round, sx_scopes_make(domain, nlater, later));
 	grants->load = sx_scopes_without(in_round,
 									 sx_scopes_without(in_round, rights->now));
+	if (forget_loaded)
+		grants->forget = union_of(grants->forget, grants->load);
 	return grants;
 }

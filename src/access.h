@@ -76,10 +76,12 @@ typedef struct SxGrants
 /*
  * The grants and revocations of transactions that "target" has and "seen" has
  * not; or, with target NULL, of the reader's own transaction. A scope that a
- * later round touches, too, is loaded then.
+ * later round touches, too, is loaded then. With "forget_loaded" what is to be
+ * loaded is forgotten first, since the client may hold some of it.
  */
 extern SxGrants *sx_rights_round(const SxRights *rights,
 								 const SxSnapshot *seen,
-								 const SxSnapshot *target, uint64 own);
+								 const SxSnapshot *target, uint64 own,
+								 bool forget_loaded);
 
 #endif							/* SYNC_EXT_ACCESS_H */

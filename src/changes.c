@@ -166,6 +166,7 @@ typedef struct Reading
 	bool		catching_up;	/* loaded keys must not come twice */
 	bool		by_visible;		/* the log is read by them */
 	bool		granting;		/* what is loaded was not there before */
+	bool		may_hold_more;	/* than the cursor says */
 	SxShape    *shape;			/* of the table's rows, once needed */
 
 	/* first load */
@@ -300,6 +301,24 @@ note_xid(Reading *reading, uint64 xid)
 	MemoryContextSwitchTo(old);
 }
 
+/* What the cursor says of the user's rights. */
+static uint64
+rights_of(Reading *reading)
+{
+	SxRights   *rights;
+
+	if (reading->access == NULL)
+		return 0;
+	if (!reading->access->is_table)
+		return sx_rights_hash(reading->rights);
+	if (reading->own == 0)
+		return 0;
+	/* grants of the reader's own are shown, and come again */
+	rights = sx_access_read(reading->access, reading->user, reading->tight,
+							reading->snapshot, reading->now, reading->own);
+	return sx_rights_touched(rights)->n > 0 ? reading->own : 0;
+}
+
 static void
 tell_end(Reading *reading, SxChangeKind kind, SxCursor *cursor)
 {
@@ -308,8 +327,7 @@ tell_end(Reading *reading, SxChangeKind kind, SxCursor *cursor)
 	sx_durable_flush(&reading->durable, reading->flush_all);
 	cursor->generation = sx_catalog_get()->generation_id;
 	cursor->question = reading->question;
-	cursor->rights = reading->rights == NULL ? 0 :
-		sx_rights_hash(reading->rights);
+	cursor->rights = rights_of(reading);
 	cursor->lsn = sx_wal_position(&cursor->timeline);
 	change.cursor = sx_cursor_encode(cursor);
 	if (kind == SX_CHANGE_UP_TO_DATE)
@@ -1056,7 +1074,8 @@ tell_rights(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 	start.xid = target != NULL ? 0 : reading->own;
 
 	reading->flush_all = true;
-	grants = sx_rights_round(reading->rights, seen, target, reading->own);
+	grants = sx_rights_round(reading->rights, seen, target, reading->own,
+							 reading->may_hold_more);
 	if (start.phase == SX_PHASE_FORGET &&
 		!tell_forgets(reading, grants->forget, &start, next))
 		return false;
@@ -1417,6 +1436,14 @@ answer(Reading *reading, SxCursor *cursor)
 	}
 	if (!is_view)
 		read_rights(reading, base_of(cursor));
+	/*
+	 * A grant that is new to the cursor may have been shown: to who keeps a
+	 * time, which is a little older than what it came with, and to who asked
+	 * in the transaction that made it. Then the client holds rows of that
+	 * scope that may be gone by now.
+	 */
+	reading->may_hold_more = cursor->is_time || cursor->question == 0 ||
+		(!is_view && cursor->rights != 0);
 	if (cursor->position.kind == SX_POSITION_LOAD)
 		tell_load(reading, cursor);
 	else
