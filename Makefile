@@ -31,10 +31,13 @@ PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wn
 SQL_PARTS = $(patsubst %,sql/parts/%.sql, \
 	00_prelude \
 	10_tables \
+	12_journal_tables \
 	20_cursor \
 	30_tracking \
 	40_changes \
 	50_operations \
+	80_journals \
+	81_journal_ids \
 	90_finish)
 INSTALL_SQL = sql/$(EXTENSION)--$(EXTVERSION).sql
 

@@ -116,6 +116,19 @@ sx_catalog_find(void)
 	catalog.reset_marker_by_rel = own_relation(schema, "reset_marker_by_rel");
 	catalog.tick = own_relation(schema, "tick");
 	catalog.tick_by_time = own_relation(schema, "tick_by_time");
+	catalog.streams = own_relation(schema, "streams");
+	catalog.streams_by_id = own_relation(schema, "streams_pkey");
+	catalog.streams_by_name = own_relation(schema, "streams_stream_key");
+	catalog.entry = own_relation(schema, "entry");
+	catalog.entry_by_time = own_relation(schema, "entry_pkey");
+	catalog.entry_by_hash = own_relation(schema, "entry_hash_key");
+	catalog.entry_by_xid = own_relation(schema, "entry_by_xid");
+	catalog.stream_snapshot = own_relation(schema, "stream_snapshot");
+	catalog.stream_snapshot_by_time = own_relation(schema, "stream_snapshot_pkey");
+	catalog.stream_trimmed = own_relation(schema, "stream_trimmed");
+	catalog.stream_trimmed_by_id = own_relation(schema, "stream_trimmed_pkey");
+	catalog.entry_ledger = own_relation(schema, "entry_ledger");
+	catalog.entry_ledger_by_hash = own_relation(schema, "entry_ledger_pkey");
 	catalog.generation = own_relation(schema, "generation");
 	catalog.owner = owner_of(catalog.tracked);
 
@@ -149,7 +162,10 @@ sx_catalog_invalidate(Oid relid)
 	if (!OidIsValid(relid) ||
 		relid == catalog.tracked || relid == catalog.cascades ||
 		relid == catalog.change_log || relid == catalog.reset_marker ||
-		relid == catalog.tick || relid == catalog.generation)
+		relid == catalog.tick || relid == catalog.generation ||
+		relid == catalog.streams || relid == catalog.entry ||
+		relid == catalog.stream_snapshot || relid == catalog.stream_trimmed ||
+		relid == catalog.entry_ledger)
 		catalog_valid = false;
 }
 

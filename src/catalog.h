@@ -43,6 +43,42 @@
 #define Anum_tick_xip				3
 #define Natts_tick					3
 
+/* Columns of sync.streams. */
+#define Anum_streams_id				1
+#define Anum_streams_stream			2
+#define Anum_streams_kind			3
+
+/* Columns of sync.entry. */
+#define Anum_entry_stream_id		1
+#define Anum_entry_ord				2
+#define Anum_entry_at				3
+#define Anum_entry_xid				4
+#define Anum_entry_hash				5
+#define Anum_entry_id				6
+#define Anum_entry_origin			7
+#define Anum_entry_data				8
+#define Anum_entry_bytes			9
+#define Natts_entry					9
+
+/* Columns of sync.stream_snapshot. */
+#define Anum_stream_snapshot_stream_id	1
+#define Anum_stream_snapshot_upto	2
+#define Anum_stream_snapshot_xid	3
+#define Anum_stream_snapshot_id		4
+#define Anum_stream_snapshot_origin	5
+#define Anum_stream_snapshot_data	6
+#define Anum_stream_snapshot_bytes	7
+
+/* Columns of sync.stream_trimmed. */
+#define Anum_stream_trimmed_upto	2
+
+/* Columns of sync.entry_ledger. */
+#define Anum_entry_ledger_stream_id	1
+#define Anum_entry_ledger_at		2
+#define Anum_entry_ledger_hash		3
+#define Anum_entry_ledger_digest	4
+#define Anum_entry_ledger_held_by	5
+
 typedef struct SxCatalog
 {
 	Oid			schema;
@@ -58,6 +94,19 @@ typedef struct SxCatalog
 	Oid			reset_marker_by_rel;
 	Oid			tick;
 	Oid			tick_by_time;
+	Oid			streams;
+	Oid			streams_by_id;
+	Oid			streams_by_name;
+	Oid			entry;
+	Oid			entry_by_time;
+	Oid			entry_by_hash;
+	Oid			entry_by_xid;
+	Oid			stream_snapshot;
+	Oid			stream_snapshot_by_time;
+	Oid			stream_trimmed;
+	Oid			stream_trimmed_by_id;
+	Oid			entry_ledger;
+	Oid			entry_ledger_by_hash;
 	Oid			generation;
 	uint64		generation_id;	/* extension, system and database, hashed */
 } SxCatalog;
