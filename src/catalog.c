@@ -129,6 +129,8 @@ sx_catalog_find(void)
 	catalog.stream_trimmed_by_id = own_relation(schema, "stream_trimmed_pkey");
 	catalog.entry_ledger = own_relation(schema, "entry_ledger");
 	catalog.entry_ledger_by_hash = own_relation(schema, "entry_ledger_pkey");
+	catalog.journal_sums = own_relation(schema, "journal_sums");
+	catalog.journal_sums_pkey = own_relation(schema, "journal_sums_pkey");
 	catalog.generation = own_relation(schema, "generation");
 	catalog.owner = owner_of(catalog.tracked);
 
@@ -165,7 +167,7 @@ sx_catalog_invalidate(Oid relid)
 		relid == catalog.tick || relid == catalog.generation ||
 		relid == catalog.streams || relid == catalog.entry ||
 		relid == catalog.stream_snapshot || relid == catalog.stream_trimmed ||
-		relid == catalog.entry_ledger)
+		relid == catalog.entry_ledger || relid == catalog.journal_sums)
 		catalog_valid = false;
 }
 

@@ -107,6 +107,8 @@ typedef struct SxCatalog
 	Oid			stream_trimmed_by_id;
 	Oid			entry_ledger;
 	Oid			entry_ledger_by_hash;
+	Oid			journal_sums;
+	Oid			journal_sums_pkey;
 	Oid			generation;
 	uint64		generation_id;	/* extension, system and database, hashed */
 } SxCatalog;

@@ -122,6 +122,7 @@ datum_image_hash(Datum value, bool typbyval, int typlen)
 /* Until 14 functions that two types share had one name for both. */
 #if PG_VERSION_NUM < 140000
 #define F_TIMESTAMPTZ_LE F_TIMESTAMP_LE
+#define F_TIMESTAMPTZ_GT F_TIMESTAMP_GT
 #endif
 
 /* Views may run with the rights of who asks since 15. */

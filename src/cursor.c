@@ -246,7 +246,7 @@ get_snapshot(Reader *reader, SxSnapshot *snapshot)
 static void
 get_position(Reader *reader, SxPosition *position)
 {
-	position->kind = get_count(reader, SX_POSITION_LOAD);
+	position->kind = get_count(reader, SX_POSITION_STREAM);
 	if (position->kind == SX_POSITION_LOAD)
 	{
 		position->scan = (uint32) get_count(reader, 1);

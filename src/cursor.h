@@ -33,7 +33,8 @@ typedef enum SxPositionKind
 	SX_POSITION_NONE,
 	SX_POSITION_LOG,			/* between two snapshots */
 	SX_POSITION_OWN,			/* in the reading transaction's own changes */
-	SX_POSITION_LOAD			/* in a first load, by key */
+	SX_POSITION_LOAD,			/* in a first load, by key */
+	SX_POSITION_STREAM			/* in a journal, by time */
 } SxPositionKind;
 
 /* Where a page was cut. */
@@ -42,7 +43,8 @@ typedef struct SxPosition
 	SxPositionKind kind;
 	uint32		scan;			/* LOG, OWN: which of the question's scopes; LOAD:
 								 * 1 after a reset */
-	uint64		xid;			/* LOG, OWN: the entry that comes next ... */
+	uint64		xid;			/* LOG, OWN: the entry that comes next ...;
+								 * STREAM: the time of the last one */
 	int32		seq;
 	uint32		item;			/* ... and the key in it; LOAD: how many of the
 								 * keys in exclude were looked at */
