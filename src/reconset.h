@@ -75,7 +75,11 @@ typedef enum SxReconsetResult
 	SX_RECONSET_MALFORMED		/* the message is none; nothing was written */
 } SxReconsetResult;
 
-/* What the initiator learns: it alone has the id, or it needs it. */
+/*
+ * What the initiator learns: it alone has the id, or it needs it. Where frame
+ * limits cut messages, it may be told so again: a cut reaches over ranges that
+ * were settled before.
+ */
 typedef void (*SxReconsetFound) (void *arg, bool have, const uint8 *id);
 
 /* Writes the initiator's first message. */
