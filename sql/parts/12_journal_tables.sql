@@ -98,3 +98,19 @@ COMMENT ON COLUMN sync.entry_ledger.hash IS 'SHA-256 of the id';
 COMMENT ON COLUMN sync.entry_ledger.digest IS 'SHA-256 of the content: of the bytes, or of the text of the JSON';
 COMMENT ON COLUMN sync.entry_ledger.held_by IS 'hash of the entry that it was combined into; null: a snapshot holds it';
 REVOKE ALL ON sync.entry_ledger FROM PUBLIC;
+
+-- Derived from sync.entry, so it is not dumped: the next appends make it anew.
+-- Out of line and not compressed, since hashes are not compressible.
+CREATE TABLE sync.journal_sums (
+    stream_id pg_catalog.int4 CONSTRAINT journal_sums_pkey PRIMARY KEY,
+    at        pg_catalog.timestamptz NOT NULL,
+    bits      pg_catalog.int4 NOT NULL,
+    sums      pg_catalog.bytea NOT NULL
+);
+ALTER TABLE sync.journal_sums ALTER COLUMN sums SET STORAGE EXTERNAL;
+COMMENT ON TABLE sync.journal_sums IS 'Sums over the ids of streams, by how their hashes begin: what makes sync.reconcile_ids() cheap';
+COMMENT ON COLUMN sync.journal_sums.stream_id IS 'the stream';
+COMMENT ON COLUMN sync.journal_sums.at IS 'entries up to this time are counted here';
+COMMENT ON COLUMN sync.journal_sums.bits IS 'so many bits at the beginning of a hash are the number of its bucket';
+COMMENT ON COLUMN sync.journal_sums.sums IS 'for each bucket, the number of ids and the sum of their hashes';
+REVOKE ALL ON sync.journal_sums FROM PUBLIC;
