@@ -25,6 +25,7 @@
 #include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/tuplestore.h"
 
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
@@ -216,6 +217,28 @@ sx_init_materialized_result(FunctionCallInfo fcinfo)
 							  false, work_mem);
 	MemoryContextSwitchTo(old);
 #endif
+}
+
+/* The same for a function that returns a set of plain values. */
+static inline void
+sx_init_materialized_scalars(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old;
+
+	if (result == NULL || !IsA(result, ReturnSetInfo) ||
+		(result->allowedModes & SFRM_Materialize) == 0 ||
+		result->expectedDesc == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+	old = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	result->returnMode = SFRM_Materialize;
+	result->setDesc = CreateTupleDescCopy(result->expectedDesc);
+	result->setResult =
+		tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0,
+							  false, work_mem);
+	MemoryContextSwitchTo(old);
 }
 
 #endif							/* SYNC_EXT_COMPAT_H */

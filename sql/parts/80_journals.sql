@@ -106,3 +106,65 @@ CREATE FUNCTION sync.put(
     AS 'MODULE_PATHNAME', 'sync_ext_put';
 COMMENT ON FUNCTION sync.put(pg_catalog.text, pg_catalog.text[], pg_catalog.bytea[])
     IS 'Stores entries in a stream of kind "opaque"; what was stored before says "duplicate"';
+
+-- Reading
+CREATE FUNCTION sync.entries(
+    stream pg_catalog.text,
+    after sync.cursor DEFAULT NULL,
+    ids pg_catalog.text[] DEFAULT NULL,
+    max_rows pg_catalog.int4 DEFAULT NULL,
+    OUT kind pg_catalog.text,
+    OUT id pg_catalog.text,
+    OUT at pg_catalog.timestamptz,
+    OUT data pg_catalog.jsonb,
+    OUT bytes pg_catalog.bytea,
+    OUT cursor sync.cursor
+) RETURNS SETOF pg_catalog.record
+    LANGUAGE C STABLE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_entries';
+COMMENT ON FUNCTION sync.entries(pg_catalog.text, sync.cursor, pg_catalog.text[], pg_catalog.int4)
+    IS 'Entries of a stream after a cursor or a time, in order, behind the latest snapshot where that is needed; or those that hold the ids given';
+
+CREATE FUNCTION sync.entry_ids(stream pg_catalog.text) RETURNS SETOF pg_catalog.text
+    LANGUAGE C STABLE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_entry_ids';
+COMMENT ON FUNCTION sync.entry_ids(pg_catalog.text) IS 'Ids of the entries that a stream has now, in order';
+
+CREATE FUNCTION sync.missing(
+    stream pg_catalog.text,
+    have pg_catalog.text[],
+    max_rows pg_catalog.int4 DEFAULT NULL,
+    OUT kind pg_catalog.text,
+    OUT id pg_catalog.text,
+    OUT at pg_catalog.timestamptz,
+    OUT data pg_catalog.jsonb,
+    OUT bytes pg_catalog.bytea,
+    OUT cursor sync.cursor
+) RETURNS SETOF pg_catalog.record
+    LANGUAGE C STABLE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_missing';
+COMMENT ON FUNCTION sync.missing(pg_catalog.text, pg_catalog.text[], pg_catalog.int4)
+    IS 'What a client that has these ids lacks, as sync.entries() tells it, and as kind "wanted" the ids that the stream never had';
+
+-- Compacting
+CREATE FUNCTION sync.snapshot(
+    stream pg_catalog.text,
+    upto pg_catalog.timestamptz,
+    state pg_catalog.jsonb DEFAULT NULL,
+    bytes pg_catalog.bytea DEFAULT NULL
+) RETURNS pg_catalog.text
+    LANGUAGE C VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_snapshot';
+COMMENT ON FUNCTION sync.snapshot(pg_catalog.text, pg_catalog.timestamptz, pg_catalog.jsonb, pg_catalog.bytea)
+    IS 'Stores what all entries up to the one with this time come to. Returns the snapshot''s id';
+
+CREATE FUNCTION sync.combine(stream pg_catalog.text, upto pg_catalog.timestamptz) RETURNS pg_catalog.text
+    LANGUAGE C VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_combine';
+COMMENT ON FUNCTION sync.combine(pg_catalog.text, pg_catalog.timestamptz)
+    IS 'Makes one entry of those after the latest snapshot up to a time. Returns its id, or NULL where there are less than two';
+
+CREATE FUNCTION sync.trim(stream pg_catalog.text) RETURNS pg_catalog.int8
+    LANGUAGE C VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_trim';
+COMMENT ON FUNCTION sync.trim(pg_catalog.text) IS 'Deletes the entries that the latest snapshot holds, and older snapshots. Returns how many entries went';
