@@ -79,6 +79,13 @@
 #define Anum_entry_ledger_digest	4
 #define Anum_entry_ledger_held_by	5
 
+/* Columns of sync.journal_sums. */
+#define Anum_journal_sums_stream_id	1
+#define Anum_journal_sums_at		2
+#define Anum_journal_sums_bits		3
+#define Anum_journal_sums_sums		4
+#define Natts_journal_sums			4
+
 typedef struct SxCatalog
 {
 	Oid			schema;

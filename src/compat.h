@@ -19,6 +19,7 @@
 #include "access/timeline.h"
 #include "access/xlog.h"
 #include "common/base64.h"
+#include "common/sha2.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -28,6 +29,7 @@
 #include "utils/tuplestore.h"
 
 #if PG_VERSION_NUM >= 140000
+#include "common/cryptohash.h"
 #include "utils/wait_event.h"
 #endif
 #if PG_VERSION_NUM >= 150000
@@ -163,6 +165,46 @@ datum_image_hash(Datum value, bool typbyval, int typlen)
 	pg_b64_encode((const char *) (src), (len), (dst), (dstlen))
 #define sx_base64_decode(src, len, dst, dstlen) \
 	pg_b64_decode((src), (len), (char *) (dst), (dstlen))
+#endif
+
+/* SHA-256 of one thing after the other; hidden behind one interface in 14. */
+#if PG_VERSION_NUM >= 140000
+typedef pg_cryptohash_ctx *SxSha256;
+
+static inline SxSha256
+sx_sha256_create(void)
+{
+	return pg_cryptohash_create(PG_SHA256);
+}
+
+static inline void
+sx_sha256_digest(SxSha256 sha256, const void *data, size_t len, uint8 *digest)
+{
+	if (pg_cryptohash_init(sha256) < 0 ||
+		pg_cryptohash_update(sha256, (const uint8 *) data, len) < 0 ||
+		pg_cryptohash_final(sha256, digest, PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute SHA-256");
+}
+
+#define sx_sha256_free(sha256) pg_cryptohash_free(sha256)
+#else
+typedef pg_sha256_ctx *SxSha256;
+
+static inline SxSha256
+sx_sha256_create(void)
+{
+	return (SxSha256) palloc(sizeof(pg_sha256_ctx));
+}
+
+static inline void
+sx_sha256_digest(SxSha256 sha256, const void *data, size_t len, uint8 *digest)
+{
+	pg_sha256_init(sha256);
+	pg_sha256_update(sha256, (const uint8 *) data, len);
+	pg_sha256_final(sha256, digest);
+}
+
+#define sx_sha256_free(sha256) pfree(sha256)
 #endif
 
 /*

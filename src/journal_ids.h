@@ -8,6 +8,8 @@
 #ifndef SYNC_EXT_JOURNAL_IDS_H
 #define SYNC_EXT_JOURNAL_IDS_H
 
+#include "utils/snapshot.h"
+
 #include "reconset.h"
 
 /* What an id of any form enters the set as: SHA-256 of its UTF-8 bytes. */
@@ -27,5 +29,14 @@ extern void sx_journal_ids_appended(int32 stream_id, const uint8 *hashes,
  * stream's lock is held.
  */
 extern void sx_journal_ids_rebuild(int32 stream_id);
+
+/*
+ * The ids of a stream's entries, as this snapshot sees them, with timestamp 0
+ * each. Lives in a memory context below the current one; close it to free
+ * that. What is read of the stream is what is asked of the set.
+ */
+extern SxReconsetSource *sx_journal_ids_open(int32 stream_id,
+											 Snapshot snapshot);
+extern void sx_journal_ids_close(SxReconsetSource *source);
 
 #endif							/* SYNC_EXT_JOURNAL_IDS_H */
