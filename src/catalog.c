@@ -125,6 +125,7 @@ sx_catalog_find(void)
 	catalog.entry_by_xid = own_relation(schema, "entry_by_xid");
 	catalog.stream_snapshot = own_relation(schema, "stream_snapshot");
 	catalog.stream_snapshot_by_time = own_relation(schema, "stream_snapshot_pkey");
+	catalog.stream_snapshot_by_xid = own_relation(schema, "stream_snapshot_by_xid");
 	catalog.stream_trimmed = own_relation(schema, "stream_trimmed");
 	catalog.stream_trimmed_by_id = own_relation(schema, "stream_trimmed_pkey");
 	catalog.entry_ledger = own_relation(schema, "entry_ledger");

@@ -110,6 +110,7 @@ typedef struct SxCatalog
 	Oid			entry_by_xid;
 	Oid			stream_snapshot;
 	Oid			stream_snapshot_by_time;
+	Oid			stream_snapshot_by_xid;
 	Oid			stream_trimmed;
 	Oid			stream_trimmed_by_id;
 	Oid			entry_ledger;
