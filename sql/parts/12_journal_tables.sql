@@ -20,7 +20,9 @@ COMMENT ON COLUMN sync.streams.id IS 'its number: a stream that is dropped and m
 COMMENT ON COLUMN sync.streams.stream IS 'its name';
 COMMENT ON COLUMN sync.streams.kind IS '"actions": entries are JSON, "opaque": entries are bytes that the server cannot read';
 COMMENT ON COLUMN sync.streams.created_at IS 'when it was made';
+COMMENT ON SEQUENCE sync.streams_id_seq IS 'numbers for streams; none is used again';
 REVOKE ALL ON sync.streams FROM PUBLIC;
+REVOKE ALL ON SEQUENCE sync.streams_id_seq FROM PUBLIC;
 
 -- The hash stands for the id in the index: it has a fixed size whatever the
 -- id, and its order is the one that set reconciliation goes by.
