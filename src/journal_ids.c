@@ -186,6 +186,7 @@ read_sums(int32 stream_id, Snapshot snapshot, Sums *sums)
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		bool		isnull;
+		Datum		value;
 		bytea	   *stored;
 
 		sums->exist = true;
@@ -195,8 +196,8 @@ read_sums(int32 stream_id, Snapshot snapshot, Sums *sums)
 		sums->bits = DatumGetInt32(slot_getattr(slot, Anum_journal_sums_bits,
 												&isnull));
 		sums->nbuckets = 1 << sums->bits;
-		stored = DatumGetByteaP(slot_getattr(slot, Anum_journal_sums_sums,
-											 &isnull));
+		value = slot_getattr(slot, Anum_journal_sums_sums, &isnull);
+		stored = DatumGetByteaP(value);
 		if (sums->bits < 0 || sums->bits > MAX_BITS ||
 			VARSIZE(stored) - VARHDRSZ != sums->nbuckets * sizeof(Bucket))
 			elog(ERROR, "the sums of stream %d are damaged", stream_id);
@@ -204,7 +205,8 @@ read_sums(int32 stream_id, Snapshot snapshot, Sums *sums)
 		sums->buckets = palloc(sums->nbuckets * sizeof(Bucket));
 		memcpy(sums->buckets, VARDATA(stored),
 			   sums->nbuckets * sizeof(Bucket));
-		pfree(stored);
+		if (PointerGetDatum(stored) != value)
+			pfree(stored);
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);

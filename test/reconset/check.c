@@ -491,8 +491,9 @@ static int
 be_peer(void)
 {
 	static char line[8 * 1024 * 1024];
-	SxReconsetItem *items = malloc(200000 * sizeof(SxReconsetItem));
+	SxReconsetItem *items = NULL;
 	uint64		count = 0;
+	uint64		size = 0;
 	bool		ready = false;
 	ArraySource array;
 	StringInfoData out;
@@ -511,6 +512,11 @@ be_peer(void)
 
 		if (strcmp(command, "add") == 0)
 		{
+			if (count == size)
+			{
+				size = size * 2 + 1000;
+				items = realloc(items, size * sizeof(SxReconsetItem));
+			}
 			items[count].timestamp = strtoull(number, NULL, 10);
 			memcpy(items[count++].id, bytes, SX_RECONSET_ID_SIZE);
 			free(bytes);
