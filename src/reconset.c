@@ -441,12 +441,13 @@ skip_to(Writer *writer, const SxReconsetItem *bound)
 		write_bound(writer, bound, MODE_SKIP);
 }
 
-/* Room for so many bytes after a Skip, and for a cut after that? */
-static bool
-has_room(Writer *writer, uint64 len)
+/* How many bytes have room after a Skip, with a cut after them. */
+static uint64
+room(Writer *writer)
 {
-	return writer->out->len + MAX_BOUND_SIZE + 1 + len + CUT_SIZE <=
-		writer->limit;
+	uint64		used = writer->out->len + MAX_BOUND_SIZE + 1 + CUT_SIZE;
+
+	return used < writer->limit ? writer->limit - used : 0;
 }
 
 /* Leaves all from here on, which is a rank, to the next message. */
@@ -472,7 +473,7 @@ write_fingerprint(Writer *writer, const SxReconsetItem *lower,
 
 	if (writer->full)
 		return;
-	if (!has_room(writer, MAX_RANGE_SIZE))
+	if (room(writer) < MAX_RANGE_SIZE)
 	{
 		cut(writer, lower, from);
 		return;
@@ -489,21 +490,23 @@ static void
 write_ids(Writer *writer, const SxReconsetItem *lower,
 		  const SxReconsetItem *upper, uint64 from, uint64 to)
 {
-	uint64		overhead = MAX_RANGE_SIZE + MAX_VARINT_SIZE;
+	uint64		overhead = MAX_BOUND_SIZE + 1 + MAX_VARINT_SIZE;
 	uint64		end = to;
+	uint64		fitting;
 	SxReconsetItem bound = *upper;
 
 	if (writer->full)
 		return;
-	if (!has_room(writer, overhead + (to - from) * SX_RECONSET_ID_SIZE))
+	fitting = room(writer) <= overhead ? 0 :
+		(room(writer) - overhead) / SX_RECONSET_ID_SIZE;
+	if (fitting == 0)
 	{
-		if (!has_room(writer, overhead + SX_RECONSET_ID_SIZE))
-		{
-			cut(writer, lower, from);
-			return;
-		}
-		while (!has_room(writer, overhead + (end - from) * SX_RECONSET_ID_SIZE))
-			end = from + (end - from) / 2;
+		cut(writer, lower, from);
+		return;
+	}
+	if (to - from > fitting)
+	{
+		end = from + fitting;
 		bound = bound_before_rank(writer->source, end);
 	}
 
