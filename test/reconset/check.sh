@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Tests of the set reconciliation in src/reconset.c, as programs of their own:
-# they need PostgreSQL's headers and no server.
+# Tests of set reconciliation: src/reconset.c in programs of its own, which
+# need PostgreSQL's headers and no server, and sync.reconcile_ids() on one.
 #
 #   test/reconset/check.sh                  check.c, and wire.py on top of it
+#   test/reconset/check.sh server [SECONDS] server.py, on the server that psql finds
 #   test/reconset/check.sh fuzz [SECONDS]   libFuzzer (clang), 60 seconds
 #
 # Fuzzing starts with the messages in corpus/ and leaves its own finds, and a
@@ -19,14 +20,22 @@ flags=(-std=gnu11 -Wall -Wextra -g -DFRONTEND -Isrc
 libraries=("-L$("$pg_config" --libdir)" "-L$("$pg_config" --pkglibdir)"
   -lpgcommon -lpgport -lcrypto -lm)
 
+build_check() {
+  trap 'rm -rf "$work"' EXIT
+  ${CC:-gcc} "${flags[@]}" -O2 test/reconset/check.c src/reconset.c -o "$work/check" "${libraries[@]}"
+}
+
 case ${1:-check} in
   check)
-    trap 'rm -rf "$work"' EXIT
-    ${CC:-gcc} "${flags[@]}" -O2 test/reconset/check.c src/reconset.c -o "$work/check" "${libraries[@]}"
+    build_check
     status=0
     "$work/check" || status=$?
     python3 test/reconset/wire.py "$work/check" || status=$?
     exit $status
+    ;;
+  server)
+    build_check
+    python3 test/reconset/server.py "$work/check" "${2:-10}"
     ;;
   fuzz)
     clang "${flags[@]}" -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
