@@ -91,6 +91,20 @@ read_generation(Oid relid)
 	return hash_bytes_extended((unsigned char *) &identity, sizeof(identity), 0);
 }
 
+static bool
+has_rows(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	bool		found = heap_getnext(scan, ForwardScanDirection) != NULL;
+
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
 const SxCatalog *
 sx_catalog_find(void)
 {
@@ -119,6 +133,7 @@ sx_catalog_find(void)
 	catalog.streams = own_relation(schema, "streams");
 	catalog.streams_by_id = own_relation(schema, "streams_pkey");
 	catalog.streams_by_name = own_relation(schema, "streams_stream_key");
+	catalog.stream_security = own_relation(schema, "stream_security");
 	catalog.entry = own_relation(schema, "entry");
 	catalog.entry_by_time = own_relation(schema, "entry_pkey");
 	catalog.entry_by_hash = own_relation(schema, "entry_hash_key");
@@ -141,6 +156,7 @@ sx_catalog_find(void)
 	 */
 	catalog_valid = true;
 	catalog.generation_id = read_generation(catalog.generation);
+	catalog.streams_secured = has_rows(catalog.stream_security);
 	return &catalog;
 }
 

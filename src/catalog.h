@@ -104,6 +104,8 @@ typedef struct SxCatalog
 	Oid			streams;
 	Oid			streams_by_id;
 	Oid			streams_by_name;
+	bool		streams_secured;	/* row-level security was enabled there */
+	Oid			stream_security;
 	Oid			entry;
 	Oid			entry_by_time;
 	Oid			entry_by_hash;

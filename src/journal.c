@@ -182,6 +182,25 @@ policies_allow(text *name, bool writing)
 	return allowed;
 }
 
+/*
+ * A dump does not hold the policies on a table of an extension. Where they
+ * were in use, nobody is let through before somebody has thought of them.
+ */
+static void
+check_not_lost(void)
+{
+	const SxCatalog *catalog = sx_catalog_get();
+
+	if (!catalog->streams_secured ||
+		sx_is_relation_owner(catalog->streams, GetUserId()))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("row-level security of sync.streams was lost"),
+			 errdetail("It was enabled when this database was dumped, and a dump does not hold policies on an extension's tables."),
+			 errhint("Create the policies again and run ALTER TABLE sync.streams ENABLE ROW LEVEL SECURITY, or run it with DISABLE where you can do without.")));
+}
+
 void
 sx_journal_open(text *name, SxJournalRight right, SxStream *stream)
 {
@@ -197,6 +216,7 @@ sx_journal_open(text *name, SxJournalRight right, SxStream *stream)
 	};
 	const SxCatalog *catalog = sx_catalog_get();
 	bool		found;
+	int			rls;
 
 	stream->name = text_to_cstring(name);
 	if (pg_class_aclcheck(catalog->streams, GetUserId(),
@@ -214,8 +234,10 @@ sx_journal_open(text *name, SxJournalRight right, SxStream *stream)
 		UnregisterSnapshot(latest);
 	}
 
-	if (check_enable_rls(sx_catalog_get()->streams, InvalidOid,
-						 true) == RLS_ENABLED)
+	rls = check_enable_rls(sx_catalog_get()->streams, InvalidOid, true);
+	if (rls == RLS_NONE)
+		check_not_lost();
+	if (rls == RLS_ENABLED)
 	{
 		/* who may not see a stream is not told whether there is one */
 		if (!found || !policies_allow(name, false))

@@ -24,6 +24,17 @@ COMMENT ON SEQUENCE sync.streams_id_seq IS 'numbers for streams; none is used ag
 REVOKE ALL ON sync.streams FROM PUBLIC;
 REVOKE ALL ON SEQUENCE sync.streams_id_seq FROM PUBLIC;
 
+-- pg_dump leaves row-level security of an extension's tables out. So that a
+-- restored database does not show everything to everybody, it is remembered
+-- here, which is dumped; src/journal.c then refuses until it is there again.
+CREATE TABLE sync.stream_security (
+    enabled pg_catalog.bool CONSTRAINT stream_security_pkey PRIMARY KEY,
+    CHECK (enabled)
+);
+COMMENT ON TABLE sync.stream_security IS 'A row: row-level security was enabled on sync.streams';
+COMMENT ON COLUMN sync.stream_security.enabled IS 'true';
+REVOKE ALL ON sync.stream_security FROM PUBLIC;
+
 -- The hash stands for the id in the index: it has a fixed size whatever the
 -- id, and its order is the one that set reconciliation goes by.
 CREATE TABLE sync.entry (

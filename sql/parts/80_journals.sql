@@ -36,6 +36,27 @@ COMMENT ON TRIGGER guard_truncate ON sync.stream_trimmed IS 'as above';
 COMMENT ON TRIGGER guard ON sync.entry_ledger IS 'ids are known for ever';
 COMMENT ON TRIGGER guard_truncate ON sync.entry_ledger IS 'as above';
 
+-- Remembers whether row-level security is enabled on sync.streams.
+CREATE FUNCTION sync.note_stream_security() RETURNS pg_catalog.event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c
+                    WHERE c.classid = 'pg_class'::regclass AND c.objid = 'sync.streams'::regclass) THEN
+        RETURN;
+    END IF;
+    DELETE FROM sync.stream_security;
+    INSERT INTO sync.stream_security SELECT true FROM pg_class c WHERE c.oid = 'sync.streams'::regclass AND c.relrowsecurity;
+    PERFORM sync.forget_generation();
+END
+$$;
+COMMENT ON FUNCTION sync.note_stream_security() IS 'Event trigger: remembers whether row-level security is enabled on sync.streams';
+REVOKE ALL ON FUNCTION sync.note_stream_security() FROM PUBLIC;
+CREATE EVENT TRIGGER sync_stream_security ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+    EXECUTE FUNCTION sync.note_stream_security();
+COMMENT ON EVENT TRIGGER sync_stream_security IS 'remembers whether row-level security is enabled on sync.streams';
+
 -- Making and removing streams: INSERT and DELETE on sync.streams, with the
 -- caller's privileges and policies.
 CREATE FUNCTION sync.create_stream(stream pg_catalog.text, kind pg_catalog.text) RETURNS pg_catalog.void

@@ -10,6 +10,7 @@ SELECT pg_catalog.pg_extension_config_dump('sync.cascades', '');
 -- Journals are data.
 SELECT pg_catalog.pg_extension_config_dump('sync.streams', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.streams_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('sync.stream_security', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.entry', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.stream_snapshot', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.stream_trimmed', '');
