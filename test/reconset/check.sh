@@ -4,6 +4,7 @@
 #
 #   test/reconset/check.sh                  check.c, and wire.py on top of it
 #   test/reconset/check.sh server [SECONDS] server.py, on the server that psql finds
+#   test/reconset/check.sh build FILE       only makes the program of check.c
 #   test/reconset/check.sh fuzz [SECONDS]   libFuzzer (clang), 60 seconds
 #
 # Fuzzing starts with the messages in corpus/ and leaves its own finds, and a
@@ -14,6 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 pg_config=${PG_CONFIG:-pg_config}
 work=$(mktemp -d)
+[ "${1:-check}" = fuzz ] || trap 'rm -rf "$work"' EXIT
 flags=(-std=gnu11 -Wall -Wextra -g -DFRONTEND -Isrc
   "-I$("$pg_config" --includedir)" "-I$("$pg_config" --includedir-server)")
 # The server's own libraries for programs; Debian keeps them with the modules.
@@ -21,21 +23,23 @@ libraries=("-L$("$pg_config" --libdir)" "-L$("$pg_config" --pkglibdir)"
   -lpgcommon -lpgport -lcrypto -lm)
 
 build_check() {
-  trap 'rm -rf "$work"' EXIT
-  ${CC:-gcc} "${flags[@]}" -O2 test/reconset/check.c src/reconset.c -o "$work/check" "${libraries[@]}"
+  ${CC:-gcc} "${flags[@]}" -O2 test/reconset/check.c src/reconset.c -o "$1" "${libraries[@]}"
 }
 
 case ${1:-check} in
   check)
-    build_check
+    build_check "$work/check"
     status=0
     "$work/check" || status=$?
     python3 test/reconset/wire.py "$work/check" || status=$?
     exit $status
     ;;
   server)
-    build_check
+    build_check "$work/check"
     python3 test/reconset/server.py "$work/check" "${2:-10}"
+    ;;
+  build)
+    build_check "$2"
     ;;
   fuzz)
     clang "${flags[@]}" -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
