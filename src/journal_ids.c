@@ -61,6 +61,12 @@
 /* An append with a hash that ends so adds the tail to the sums. */
 #define FOLDING_MASK		0x0fff
 
+/*
+ * Unless it is this short: ids are the clients' choice, and nobody shall make
+ * the server write sums with each entry.
+ */
+#define MIN_TAIL			256
+
 typedef struct Bucket
 {
 	uint64		count;
@@ -339,18 +345,20 @@ fold_tail(int32 stream_id)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Sums		sums;
+	uint64		counted;
+	uint64		count;
 	bool		fits;
 
 	/* Under the stream's lock, what is committed or our own is all there is. */
 	read_sums(stream_id, SnapshotSelf, &sums);
 	fits = sums.exist;
+	counted = count_all(&sums);
 	if (fits)
-	{
 		add_tail(stream_id, SnapshotSelf, &sums);
-		fits = sums.bits == MAX_BITS ||
-			count_all(&sums) <= (uint64) MAX_PER_BUCKET << sums.bits;
-	}
-	if (fits)
+	count = count_all(&sums);
+	fits = fits && (sums.bits == MAX_BITS ||
+					count <= (uint64) MAX_PER_BUCKET << sums.bits);
+	if (fits && count - counted >= MIN_TAIL)
 		write_sums(stream_id, &sums);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
