@@ -118,6 +118,7 @@ sx_catalog_find(void)
 		!OidIsValid(get_relname_relid("generation", schema)))
 		return NULL;
 
+	catalog.version++;
 	catalog.schema = schema;
 	catalog.tracked = own_relation(schema, "tracked");
 	catalog.tracked_by_rel = own_relation(schema, "tracked_pkey");

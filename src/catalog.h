@@ -88,6 +88,7 @@
 
 typedef struct SxCatalog
 {
+	uint64		version;		/* another one whenever this was read anew */
 	Oid			schema;
 	Oid			owner;			/* of the extension's tables */
 	Oid			tracked;

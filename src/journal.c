@@ -40,6 +40,8 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
@@ -58,14 +60,31 @@ PG_FUNCTION_INFO_V1(sync_ext_remove_stream);
 /* ---- looking into tables ---- */
 
 void
+sx_probe_begin(SxProbe *probe, Relation heap, Relation index,
+			   Snapshot snapshot, int nkeys)
+{
+	probe->heap = heap;
+	probe->index = index;
+	probe->slot = table_slot_create(heap, NULL);
+	probe->scan = sx_index_beginscan(heap, index, snapshot, nkeys);
+	probe->nkeys = nkeys;
+}
+
+void
+sx_probe_end(SxProbe *probe)
+{
+	index_endscan(probe->scan);
+	ExecDropSingleTupleTableSlot(probe->slot);
+}
+
+void
 sx_probe_open(SxProbe *probe, Oid heap, Oid index, Snapshot snapshot,
 			  int nkeys)
 {
-	probe->heap = table_open(heap, AccessShareLock);
-	probe->index = index_open(index, AccessShareLock);
-	probe->slot = table_slot_create(probe->heap, NULL);
-	probe->scan = sx_index_beginscan(probe->heap, probe->index, snapshot, nkeys);
-	probe->nkeys = nkeys;
+	Relation	heap_rel = table_open(heap, AccessShareLock);
+
+	sx_probe_begin(probe, heap_rel, index_open(index, AccessShareLock),
+				   snapshot, nkeys);
 }
 
 TupleTableSlot *
@@ -85,8 +104,7 @@ sx_probe_first(SxProbe *probe, ScanKey keys, ScanDirection direction)
 void
 sx_probe_close(SxProbe *probe)
 {
-	index_endscan(probe->scan);
-	ExecDropSingleTupleTableSlot(probe->slot);
+	sx_probe_end(probe);
 	index_close(probe->index, NoLock);
 	table_close(probe->heap, NoLock);
 }
@@ -128,6 +146,94 @@ no_right(const char *name, const char *doing, const char *privilege)
 					   GetUserNameFromId(GetUserId(), true), privilege),
 			 errhint("GRANT %s ON sync.streams is the right to %s streams; policies on that table narrow it.",
 					 privilege, doing)));
+}
+
+/* ---- what is known of streams ---- */
+
+/*
+ * Who appends looks its stream up here. What is known holds as long as the
+ * catalog's version does, which a relcache invalidation of sync.streams ends:
+ * whoever makes or removes a stream sends one. Removing takes the stream's lock
+ * as well, and whoever gets a lock reads such messages first; so when a stream
+ * is locked and the version is still the same, the stream is there.
+ */
+typedef struct KnownStream
+{
+	char		name[SX_JOURNAL_MAX_NAME + 1];	/* hash key, padded with zeros */
+	int32		id;
+	bool		opaque;
+	bool		compacted;
+} KnownStream;
+
+/* An application with more streams than this looks them up again. */
+#define MAX_KNOWN	1000
+
+static HTAB *known_streams = NULL;
+static uint64 known_version = 0;
+
+static void
+known_key(const char *name, char *key)
+{
+	memset(key, 0, SX_JOURNAL_MAX_NAME + 1);
+	strlcpy(key, name, SX_JOURNAL_MAX_NAME + 1);
+}
+
+static bool
+find_known(SxStream *stream)
+{
+	uint64		version = sx_catalog_get()->version;
+	char		key[SX_JOURNAL_MAX_NAME + 1];
+	KnownStream *known;
+
+	if (known_streams == NULL || known_version != version ||
+		strlen(stream->name) > SX_JOURNAL_MAX_NAME)
+		return false;
+	known_key(stream->name, key);
+	known = hash_search(known_streams, key, HASH_FIND, NULL);
+	if (known == NULL)
+		return false;
+	stream->id = known->id;
+	stream->opaque = known->opaque;
+	stream->compacted = known->compacted;
+	stream->version = version;
+	return true;
+}
+
+static void
+remember(const SxStream *stream)
+{
+	char		key[SX_JOURNAL_MAX_NAME + 1];
+	KnownStream *known;
+
+	if (known_streams != NULL &&
+		(known_version != stream->version ||
+		 hash_get_num_entries(known_streams) >= MAX_KNOWN))
+	{
+		hash_destroy(known_streams);
+		known_streams = NULL;
+	}
+	if (known_streams == NULL)
+	{
+		HASHCTL		control;
+
+		memset(&control, 0, sizeof(control));
+		control.keysize = sizeof(known->name);
+		control.entrysize = sizeof(KnownStream);
+		known_streams = hash_create("sync_ext streams", 16, &control,
+									HASH_ELEM | HASH_BLOBS);
+		known_version = stream->version;
+	}
+	known_key(stream->name, key);
+	known = hash_search(known_streams, key, HASH_ENTER, NULL);
+	known->id = stream->id;
+	known->opaque = stream->opaque;
+	known->compacted = stream->compacted;
+}
+
+void
+sx_journal_forget_streams(void)
+{
+	CacheInvalidateRelcacheByRelid(sx_catalog_get()->streams);
 }
 
 static bool
@@ -219,6 +325,7 @@ sx_journal_open(text *name, SxJournalRight right, SxStream *stream)
 	int			rls;
 
 	stream->name = text_to_cstring(name);
+	stream->version = 0;
 	if (pg_class_aclcheck(catalog->streams, GetUserId(),
 						  rights[right].mode) != ACLCHECK_OK)
 		no_right(stream->name, rights[right].doing, rights[right].privilege);
@@ -228,10 +335,14 @@ sx_journal_open(text *name, SxJournalRight right, SxStream *stream)
 	else
 	{
 		/* an old snapshot must not hide a stream from who adds to it */
-		Snapshot	latest = RegisterSnapshot(GetLatestSnapshot());
+		found = find_known(stream);
+		if (!found)
+		{
+			Snapshot	latest = RegisterSnapshot(GetLatestSnapshot());
 
-		found = find_by_name(name, latest, stream);
-		UnregisterSnapshot(latest);
+			found = find_by_name(name, latest, stream);
+			UnregisterSnapshot(latest);
+		}
 	}
 
 	rls = check_enable_rls(sx_catalog_get()->streams, InvalidOid, true);
@@ -274,12 +385,36 @@ lock_stream(int32 stream_id)
 					   ExclusiveLock);
 }
 
-void
-sx_journal_lock(const SxStream *stream)
+static bool
+ledger_has_any(int32 stream_id)
 {
+	const SxCatalog *catalog = sx_catalog_get();
+	SxProbe		probe;
+	ScanKeyData key;
+	bool		found;
+
+	sx_probe_stream_key(&key, stream_id);
+	sx_probe_open(&probe, catalog->entry_ledger, catalog->entry_ledger_by_hash,
+				  SnapshotSelf, 1);
+	found = sx_probe_first(&probe, &key, ForwardScanDirection) != NULL;
+	sx_probe_close(&probe);
+	return found;
+}
+
+void
+sx_journal_lock(SxStream *stream)
+{
+	uint64		version;
+
 	lock_stream(stream->id);
+	version = sx_catalog_get()->version;
+	if (stream->version == version)
+		return;
 	if (!stream_exists(stream->id))
 		no_such_stream(stream->name);
+	stream->compacted = ledger_has_any(stream->id);
+	stream->version = version;
+	remember(stream);
 }
 
 /* ---- entries ---- */
@@ -464,6 +599,11 @@ sync_ext_guard_journal(PG_FUNCTION_ARGS)
 		Datum		xid = FullTransactionIdGetDatum(GetTopFullTransactionId());
 		bool		isnull = false;
 
+		if (relid == catalog->streams)
+		{
+			sx_journal_forget_streams();
+			return PointerGetDatum(trigger->tg_trigtuple);
+		}
 		check_insert(rel);
 		if (column == 0)
 			return PointerGetDatum(trigger->tg_trigtuple);
@@ -521,6 +661,7 @@ sync_ext_remove_stream(PG_FUNCTION_ARGS)
 	values[0] = heap_getattr(trigger->tg_trigtuple, Anum_streams_id,
 							 RelationGetDescr(trigger->tg_relation), &isnull);
 	lock_stream(DatumGetInt32(values[0]));
+	sx_journal_forget_streams();
 
 	saved = sx_catalog_become(sx_catalog_get()->owner);
 	SPI_connect();

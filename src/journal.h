@@ -12,12 +12,16 @@
 #include "access/skey.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
+#include "utils/relcache.h"
 #include "utils/snapshot.h"
 
 #include "cursor.h"
 
 /* The domain of entries, in events. */
 #define SX_JOURNAL_DOMAIN	"sync.entries"
+
+/* The name of a stream has at most this many bytes; the table says so, too. */
+#define SX_JOURNAL_MAX_NAME	255
 
 /* An id has at most this many bytes, so that any client can keep it. */
 #define SX_JOURNAL_MAX_ID	255
@@ -45,6 +49,9 @@ typedef struct SxStream
 	int32		id;
 	bool		opaque;			/* kind "opaque", else "actions" */
 	char	   *name;
+	/* once it is locked: */
+	bool		compacted;		/* ids may be in the ledger */
+	uint64		version;		/* of the catalog; 0: not known yet */
 } SxStream;
 
 /*
@@ -59,7 +66,13 @@ extern void sx_journal_open(text *name, SxJournalRight right,
  * compacts or drops it. Raises undefined_object where it is gone by then.
  * Whoever holds it sees with SnapshotSelf all that is in it.
  */
-extern void sx_journal_lock(const SxStream *stream);
+extern void sx_journal_lock(SxStream *stream);
+
+/*
+ * What every session knows of streams is void: one was made or removed, or
+ * compacted for the first time.
+ */
+extern void sx_journal_forget_streams(void);
 
 /*
  * Whether the stream has an entry or a snapshot; then the time of the last
@@ -93,6 +106,12 @@ typedef struct SxProbe
 	TupleTableSlot *slot;
 } SxProbe;
 
+/* On relations that the caller has open. */
+extern void sx_probe_begin(SxProbe *probe, Relation heap, Relation index,
+						   Snapshot snapshot, int nkeys);
+extern void sx_probe_end(SxProbe *probe);
+
+/* On relations that it opens and closes itself. */
 extern void sx_probe_open(SxProbe *probe, Oid heap, Oid index,
 						  Snapshot snapshot, int nkeys);
 

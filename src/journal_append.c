@@ -69,13 +69,44 @@ typedef struct Call
 	Sent	  **by_hash;		/* in the order of hashes, then of the call */
 } Call;
 
+/* sync.entry and its indexes, open for one call. */
+typedef struct Store
+{
+	Relation	heap;
+	Relation	by_time;
+	Relation	by_hash;
+	Relation	by_xid;
+	IndexInfo  *info;
+} Store;
+
+static void
+open_store(Store *store)
+{
+	SxCatalog	catalog = *sx_catalog_get();
+
+	store->heap = table_open(catalog.entry, RowExclusiveLock);
+	store->by_time = index_open(catalog.entry_by_time, RowExclusiveLock);
+	store->by_hash = index_open(catalog.entry_by_hash, RowExclusiveLock);
+	store->by_xid = index_open(catalog.entry_by_xid, RowExclusiveLock);
+	store->info = makeNode(IndexInfo);
+}
+
+/* The locks stay until the transaction ends, as for any INSERT. */
+static void
+close_store(Store *store)
+{
+	index_close(store->by_time, NoLock);
+	index_close(store->by_hash, NoLock);
+	index_close(store->by_xid, NoLock);
+	table_close(store->heap, NoLock);
+	pfree(store->info);
+}
+
 /* ---- inserting ---- */
 
 static void
-insert_into_index(Oid index_oid, Relation heap, IndexInfo *info, int n,
-				  SxNewEntry **entries, ItemPointer *tids)
+insert_into_index(Store *store, Relation index, int n, SxNewEntry **entries)
 {
-	Relation	index = index_open(index_oid, RowExclusiveLock);
 	Form_pg_index form = index->rd_index;
 
 	for (int i = 0; i < n; i++)
@@ -85,9 +116,9 @@ insert_into_index(Oid index_oid, Relation heap, IndexInfo *info, int n,
 
 		for (int j = 0; j < form->indnatts; j++)
 			values[j] = entries[i]->values[form->indkey.values[j] - 1];
-		(void) sx_index_insert(index, values, nulls, tids[i], heap, info);
+		(void) sx_index_insert(index, values, nulls, &entries[i]->tid,
+							   store->heap, store->info);
 	}
-	index_close(index, NoLock);
 }
 
 static int
@@ -100,17 +131,14 @@ compare_entries(const void *a, const void *b)
 }
 
 static void
-insert_batch(const SxCatalog *catalog, Relation heap, int n,
-			 SxNewEntry **entries)
+insert_batch(Store *store, int n, SxNewEntry **entries)
 {
 	TupleTableSlot **slots = palloc(sizeof(TupleTableSlot *) * n);
-	ItemPointer *tids = palloc(sizeof(ItemPointer) * n);
 	SxNewEntry **sorted = palloc(sizeof(SxNewEntry *) * n);
-	IndexInfo  *info = makeNode(IndexInfo);
 
 	for (int i = 0; i < n; i++)
 	{
-		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(heap),
+		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(store->heap),
 											&TTSOpsVirtual);
 		memcpy(slots[i]->tts_values, entries[i]->values,
 			   sizeof(Datum) * Natts_entry);
@@ -118,68 +146,84 @@ insert_batch(const SxCatalog *catalog, Relation heap, int n,
 			   sizeof(bool) * Natts_entry);
 		ExecStoreVirtualTuple(slots[i]);
 	}
-	table_multi_insert(heap, slots, n, GetCurrentCommandId(true), 0, NULL);
+	table_multi_insert(store->heap, slots, n, GetCurrentCommandId(true), 0,
+					   NULL);
 	for (int i = 0; i < n; i++)
 	{
 		entries[i]->tid = slots[i]->tts_tid;
-		tids[i] = &entries[i]->tid;
 		ExecDropSingleTupleTableSlot(slots[i]);
 	}
 
-	insert_into_index(catalog->entry_by_time, heap, info, n, entries, tids);
-	insert_into_index(catalog->entry_by_xid, heap, info, n, entries, tids);
+	insert_into_index(store, store->by_time, n, entries);
+	insert_into_index(store, store->by_xid, n, entries);
 	memcpy(sorted, entries, sizeof(SxNewEntry *) * n);
 	qsort(sorted, n, sizeof(SxNewEntry *), compare_entries);
+	insert_into_index(store, store->by_hash, n, sorted);
+}
+
+static void
+fill_row(const SxStream *stream, SxNewEntry *entry, int ord, TimestampTz at,
+		 uint64 xid, Datum origin)
+{
+	entry->at = at;
+	entry->values[Anum_entry_stream_id - 1] = Int32GetDatum(stream->id);
+	entry->values[Anum_entry_ord - 1] = Int32GetDatum(ord);
+	entry->values[Anum_entry_at - 1] = TimestampTzGetDatum(at);
+	entry->values[Anum_entry_xid - 1] = UInt64GetDatum(xid);
+	entry->values[Anum_entry_hash - 1] = PointerGetDatum(entry->hash);
+	entry->values[Anum_entry_id - 1] = PointerGetDatum(entry->id);
+	entry->values[Anum_entry_origin - 1] = origin;
+	entry->nulls[Anum_entry_origin - 1] = origin == 0;
+	entry->values[Anum_entry_data - 1] = entry->content;
+	entry->nulls[Anum_entry_data - 1] = stream->opaque;
+	entry->values[Anum_entry_bytes - 1] = entry->content;
+	entry->nulls[Anum_entry_bytes - 1] = !stream->opaque;
+}
+
+static void
+insert(Store *store, const SxStream *stream, int n, SxNewEntry **entries,
+	   TimestampTz at, int first_ord, uint64 xid, const char *origin)
+{
+	uint8	   *hashes = palloc(SX_JOURNAL_HASH * (Size) n);
+	Datum		origin_text = origin == NULL ? (Datum) 0 :
+		CStringGetTextDatum(origin);
+	MemoryContext context = NULL;
+
 	for (int i = 0; i < n; i++)
-		tids[i] = &sorted[i]->tid;
-	insert_into_index(catalog->entry_by_hash, heap, info, n, sorted, tids);
+	{
+		fill_row(stream, entries[i], first_ord + i, at, xid, origin_text);
+		memcpy(hashes + (Size) i * SX_JOURNAL_HASH, VARDATA(entries[i]->hash),
+			   SX_JOURNAL_HASH);
+	}
+	if (n > INSERT_BATCH)
+		context = AllocSetContextCreate(CurrentMemoryContext, "sync_ext insert",
+										ALLOCSET_DEFAULT_SIZES);
+	for (int i = 0; i < n; i += INSERT_BATCH)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context != NULL ? context :
+												  CurrentMemoryContext);
+
+		CHECK_FOR_INTERRUPTS();
+		insert_batch(store, Min(INSERT_BATCH, n - i), entries + i);
+		MemoryContextSwitchTo(old);
+		if (context != NULL)
+			MemoryContextReset(context);
+	}
+	if (context != NULL)
+		MemoryContextDelete(context);
+	sx_journal_ids_appended(stream->id, hashes, n);
+	pfree(hashes);
 }
 
 void
 sx_append_insert(const SxStream *stream, int n, SxNewEntry **entries,
 				 TimestampTz at, int first_ord, uint64 xid, const char *origin)
 {
-	const SxCatalog *catalog = sx_catalog_get();
-	Relation	heap = table_open(catalog->entry, RowExclusiveLock);
-	uint8	   *hashes = palloc(SX_JOURNAL_HASH * (Size) n);
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "sync_ext insert",
-												  ALLOCSET_DEFAULT_SIZES);
-	Datum		origin_text = origin == NULL ? (Datum) 0 :
-		CStringGetTextDatum(origin);
+	Store		store;
 
-	for (int i = 0; i < n; i++)
-	{
-		SxNewEntry *entry = entries[i];
-
-		entry->values[Anum_entry_stream_id - 1] = Int32GetDatum(stream->id);
-		entry->values[Anum_entry_ord - 1] = Int32GetDatum(first_ord + i);
-		entry->values[Anum_entry_at - 1] = TimestampTzGetDatum(at);
-		entry->values[Anum_entry_xid - 1] = UInt64GetDatum(xid);
-		entry->values[Anum_entry_hash - 1] = PointerGetDatum(entry->hash);
-		entry->values[Anum_entry_id - 1] = PointerGetDatum(entry->id);
-		entry->values[Anum_entry_origin - 1] = origin_text;
-		entry->nulls[Anum_entry_origin - 1] = origin == NULL;
-		entry->values[Anum_entry_data - 1] = entry->content;
-		entry->nulls[Anum_entry_data - 1] = stream->opaque;
-		entry->values[Anum_entry_bytes - 1] = entry->content;
-		entry->nulls[Anum_entry_bytes - 1] = !stream->opaque;
-		memcpy(hashes + (Size) i * SX_JOURNAL_HASH, VARDATA(entry->hash),
-			   SX_JOURNAL_HASH);
-	}
-	for (int i = 0; i < n; i += INSERT_BATCH)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		CHECK_FOR_INTERRUPTS();
-		insert_batch(catalog, heap, Min(INSERT_BATCH, n - i), entries + i);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(context);
-	}
-	MemoryContextDelete(context);
-	table_close(heap, NoLock);
-	sx_journal_ids_appended(stream->id, hashes, n);
-	pfree(hashes);
+	open_store(&store);
+	insert(&store, stream, n, entries, at, first_ord, xid, origin);
+	close_store(&store);
 }
 
 /* ---- what is known already ---- */
@@ -261,11 +305,18 @@ compare_sent(const void *a, const void *b)
 	return order != 0 ? order : x->order - y->order;
 }
 
+static bool
+same_id(const Sent *a, const Sent *b)
+{
+	return memcmp(VARDATA(a->entry.hash), VARDATA(b->entry.hash),
+				  SX_JOURNAL_HASH) == 0;
+}
+
 /* Finds what is stored already. Returns how many entries are not. */
 static int
-find_known(Call *call)
+find_known(Call *call, Store *store)
 {
-	const SxCatalog *catalog = sx_catalog_get();
+	bool		has_ledger = call->stream.compacted;
 	SxProbe		entries;
 	SxProbe		ledger;
 	int			unknown = 0;
@@ -276,32 +327,35 @@ find_known(Call *call)
 	qsort(call->by_hash, call->n, sizeof(Sent *), compare_sent);
 
 	/* also what this command has stored, in a call before this one */
-	sx_probe_open(&entries, catalog->entry, catalog->entry_by_hash,
-				  SnapshotSelf, 2);
-	sx_probe_open(&ledger, catalog->entry_ledger,
-				  catalog->entry_ledger_by_hash, SnapshotSelf, 2);
+	sx_probe_begin(&entries, store->heap, store->by_hash, SnapshotSelf, 2);
+	if (has_ledger)
+	{
+		const SxCatalog *catalog = sx_catalog_get();
+
+		sx_probe_open(&ledger, catalog->entry_ledger,
+					  catalog->entry_ledger_by_hash, SnapshotSelf, 2);
+	}
 	for (int i = 0; i < call->n; i++)
 	{
 		Sent	   *sent = call->by_hash[i];
-		Sent	   *before = i == 0 ? NULL : call->by_hash[i - 1];
 
 		CHECK_FOR_INTERRUPTS();
-		if (before != NULL && memcmp(VARDATA(before->entry.hash),
-									 VARDATA(sent->entry.hash),
-									 SX_JOURNAL_HASH) == 0)
+		if (i > 0 && same_id(call->by_hash[i - 1], sent))
 		{
-			if (!same_content(before->entry.content, sent->entry.content))
+			if (!same_content(call->by_hash[i - 1]->entry.content,
+							  sent->entry.content))
 				other_content(call->stream.name, sent->entry.id,
 							  "The call holds two entries with this id.");
 			sent->duplicate = true;
 			continue;
 		}
 		if (!find_entry(call, &entries, sent) &&
-			!find_in_ledger(call, &ledger, sent))
+			!(has_ledger && find_in_ledger(call, &ledger, sent)))
 			unknown++;
 	}
-	sx_probe_close(&entries);
-	sx_probe_close(&ledger);
+	sx_probe_end(&entries);
+	if (has_ledger)
+		sx_probe_close(&ledger);
 	return unknown;
 }
 
@@ -313,6 +367,8 @@ announce(Call *call)
 	const char *origin = *sx_guc_client == '\0' ? NULL : sx_guc_client;
 	uint64		stored = 0;
 
+	if (sx_guc_notify == SX_NOTIFY_OFF)
+		return;
 	for (int i = 0; i < call->n; i++)
 	{
 		StringInfoData key;
@@ -335,41 +391,73 @@ announce(Call *call)
 }
 
 /*
+ * The last time in a stream of which nothing was combined or trimmed. It is in
+ * the index; whether the entry is there does not matter, since one that was
+ * rolled back only leaves a time out.
+ */
+static bool
+last_time_in_index(Store *store, int32 stream_id, TimestampTz *at)
+{
+	IndexScanDesc scan = sx_index_beginscan(store->heap, store->by_time,
+											SnapshotSelf, 1);
+	ScanKeyData key;
+	bool		found;
+	bool		isnull;
+
+	sx_probe_stream_key(&key, stream_id);
+	scan->xs_want_itup = true;
+	index_rescan(scan, &key, 1, NULL, 0);
+	found = index_getnext_tid(scan, BackwardScanDirection) != NULL;
+	if (found)
+		*at = DatumGetTimestampTz(index_getattr(scan->xs_itup, 2,
+												scan->xs_itupdesc, &isnull));
+	index_endscan(scan);
+	return found;
+}
+
+/*
  * The time of what is stored now: the clock's, read while the stream is held,
  * and later than all that the stream has, whatever the clock says.
  */
 static TimestampTz
-next_time(int32 stream_id)
+next_time(Call *call, Store *store)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz last;
+	bool		found = call->stream.compacted ?
+		sx_journal_last_time(call->stream.id, SnapshotSelf, &last) :
+		last_time_in_index(store, call->stream.id, &last);
 
 	now -= now % 1000;
-	if (sx_journal_last_time(stream_id, SnapshotSelf, &last) && last >= now)
-		return last + 1000;
-	return now;
+	return found && last >= now ? last + 1000 : now;
+}
+
+static void
+store_new(Call *call, Store *store)
+{
+	SxNewEntry **entries = palloc(sizeof(SxNewEntry *) * call->n);
+	int			n = 0;
+
+	for (int i = 0; i < call->n; i++)
+		if (!call->sent[i].duplicate)
+			entries[n++] = &call->sent[i].entry;
+	insert(store, &call->stream, n, entries, next_time(call, store), 0,
+		   U64FromFullTransactionId(GetTopFullTransactionId()),
+		   *sx_guc_client == '\0' ? NULL : sx_guc_client);
+	announce(call);
 }
 
 static void
 store(Call *call)
 {
-	SxNewEntry **entries;
-	TimestampTz at;
-	int			n = 0;
+	Store		store;
 
-	if (call->n == 0 || find_known(call) == 0)
+	if (call->n == 0)
 		return;
-	at = next_time(call->stream.id);
-	entries = palloc(sizeof(SxNewEntry *) * call->n);
-	for (int i = 0; i < call->n; i++)
-		if (!call->sent[i].duplicate)
-			entries[n++] = &call->sent[i].entry;
-	for (int i = 0; i < n; i++)
-		entries[i]->at = at;
-	sx_append_insert(&call->stream, n, entries, at, 0,
-					 U64FromFullTransactionId(GetTopFullTransactionId()),
-					 *sx_guc_client == '\0' ? NULL : sx_guc_client);
-	announce(call);
+	open_store(&store);
+	if (find_known(call, &store) > 0)
+		store_new(call, &store);
+	close_store(&store);
 }
 
 /* A repeated id in one call has the time of the one before it. */
@@ -381,8 +469,7 @@ fill_in_times(Call *call)
 		Sent	   *before = call->by_hash[i - 1];
 		Sent	   *sent = call->by_hash[i];
 
-		if (sent->duplicate && compare_entries(&(SxNewEntry *) {&before->entry},
-											   &(SxNewEntry *) {&sent->entry}) == 0)
+		if (sent->duplicate && same_id(before, sent))
 			sent->entry.at = before->entry.at;
 	}
 }

@@ -75,6 +75,8 @@ begin(FunctionCallInfo fcinfo, Compaction *work, const char *function)
 				 errhint("sync.streams lists the streams.")));
 	sx_journal_open(PG_GETARG_TEXT_PP(0), SX_JOURNAL_COMPACT, &work->stream);
 	sx_journal_lock(&work->stream);
+	if (!work->stream.compacted)
+		sx_journal_forget_streams();
 	ForceSyncCommit();
 	work->caller = sx_catalog_become(sx_catalog_get()->owner);
 	SPI_connect();

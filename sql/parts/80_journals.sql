@@ -13,7 +13,7 @@ CREATE FUNCTION sync.remove_stream() RETURNS pg_catalog.trigger
 COMMENT ON FUNCTION sync.remove_stream() IS 'Trigger: removes what a stream held';
 REVOKE ALL ON FUNCTION sync.remove_stream() FROM PUBLIC;
 
-CREATE TRIGGER guard BEFORE UPDATE ON sync.streams FOR EACH ROW EXECUTE FUNCTION sync.guard_journal();
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON sync.streams FOR EACH ROW EXECUTE FUNCTION sync.guard_journal();
 CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON sync.streams FOR EACH STATEMENT EXECUTE FUNCTION sync.guard_journal();
 CREATE TRIGGER remove AFTER DELETE ON sync.streams FOR EACH ROW EXECUTE FUNCTION sync.remove_stream();
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sync.entry FOR EACH ROW EXECUTE FUNCTION sync.guard_journal();
@@ -24,7 +24,7 @@ CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sync.stream_trimmed FO
 CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON sync.stream_trimmed FOR EACH STATEMENT EXECUTE FUNCTION sync.guard_journal();
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sync.entry_ledger FOR EACH ROW EXECUTE FUNCTION sync.guard_journal();
 CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON sync.entry_ledger FOR EACH STATEMENT EXECUTE FUNCTION sync.guard_journal();
-COMMENT ON TRIGGER guard ON sync.streams IS 'a stream keeps its name and kind';
+COMMENT ON TRIGGER guard ON sync.streams IS 'a stream keeps its name and kind; sessions hear of new ones';
 COMMENT ON TRIGGER guard_truncate ON sync.streams IS 'streams are removed by sync.drop_stream()';
 COMMENT ON TRIGGER remove ON sync.streams IS 'what a stream held goes with it';
 COMMENT ON TRIGGER guard ON sync.entry IS 'entries are immutable, and go only when something holds what they held';
