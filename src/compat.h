@@ -57,6 +57,17 @@
 				 UNIQUE_CHECK_NO, (info))
 #endif
 
+/* The same for a unique index; false where the values may be there already. */
+#if PG_VERSION_NUM >= 140000
+#define sx_index_insert_unique(index, values, isnull, tid, heap, info) \
+	index_insert((index), (values), (isnull), (tid), (heap), \
+				 UNIQUE_CHECK_PARTIAL, false, (info))
+#else
+#define sx_index_insert_unique(index, values, isnull, tid, heap, info) \
+	index_insert((index), (values), (isnull), (tid), (heap), \
+				 UNIQUE_CHECK_PARTIAL, (info))
+#endif
+
 /* Index scans carry instrumentation since 18. */
 #if PG_VERSION_NUM >= 180000
 #define sx_index_beginscan(heap, index, snapshot, nkeys) \

@@ -3,15 +3,19 @@
  * journal_append.c
  *		Storing entries: sync.append() and sync.put().
  *
- * The stream is locked first. Then ids that are known are found, in sync.entry
- * or, where their entry was combined or trimmed away, in the ledger; under the
- * lock nobody else can store them meanwhile. What is new takes one time, later
- * than all in the stream, and the order of the call.
+ * The stream is locked first. Under the lock an id is known, in sync.entry or,
+ * where its entry was combined or trimmed away, in the ledger, or nobody else
+ * stores it meanwhile. What is new takes one time, later than all in the
+ * stream, and the order of the call.
  *
  * Rows are inserted and looked up straight through the access methods: the
  * writer has no privilege on the tables, and this is the path that has to keep
- * up with a plain INSERT. Lookups and entries of the index on hashes are made
- * in the order of hashes, which visits each page of it once.
+ * up with a plain INSERT. Nearly always all entries of a call are new, so they
+ * are inserted first, and the unique index tells while it takes them whether
+ * one is known. Only then all of them are taken back, each is looked up, and
+ * those that are new are inserted again.
+ *
+ * The unique index is visited in the order of hashes, so each page of it once.
  *
  * A call may come again, in part, in another order or with more: what was
  * stored says "duplicate" with its first time. So a client that lost an answer
@@ -58,7 +62,8 @@ typedef struct Sent
 {
 	SxNewEntry	entry;
 	int			order;			/* in the call */
-	bool		duplicate;
+	bool		duplicate;		/* of one that is stored, or ... */
+	bool		repeated;		/* ... of one in the same call */
 } Sent;
 
 typedef struct Call
@@ -77,6 +82,7 @@ typedef struct Store
 	Relation	by_hash;
 	Relation	by_xid;
 	IndexInfo  *info;
+	TupleDesc	row;			/* that slots need not pin */
 } Store;
 
 static void
@@ -89,6 +95,7 @@ open_store(Store *store)
 	store->by_hash = index_open(catalog.entry_by_hash, RowExclusiveLock);
 	store->by_xid = index_open(catalog.entry_by_xid, RowExclusiveLock);
 	store->info = makeNode(IndexInfo);
+	store->row = CreateTupleDescCopy(RelationGetDescr(store->heap));
 }
 
 /* The locks stay until the transaction ends, as for any INSERT. */
@@ -100,25 +107,41 @@ close_store(Store *store)
 	index_close(store->by_xid, NoLock);
 	table_close(store->heap, NoLock);
 	pfree(store->info);
+	FreeTupleDesc(store->row);
 }
 
 /* ---- inserting ---- */
 
 static void
-insert_into_index(Store *store, Relation index, int n, SxNewEntry **entries)
+index_values(Relation index, SxNewEntry *entry, Datum *values)
 {
 	Form_pg_index form = index->rd_index;
 
-	for (int i = 0; i < n; i++)
-	{
-		Datum		values[INDEX_MAX_KEYS];
-		bool		nulls[INDEX_MAX_KEYS] = {false};
+	for (int i = 0; i < form->indnatts; i++)
+		values[i] = entry->values[form->indkey.values[i] - 1];
+}
 
-		for (int j = 0; j < form->indnatts; j++)
-			values[j] = entries[i]->values[form->indkey.values[j] - 1];
-		(void) sx_index_insert(index, values, nulls, &entries[i]->tid,
-							   store->heap, store->info);
-	}
+static void
+insert_into_index(Store *store, Relation index, SxNewEntry *entry)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS] = {false};
+
+	index_values(index, entry, values);
+	(void) sx_index_insert(index, values, nulls, &entry->tid, store->heap,
+						   store->info);
+}
+
+/* False where the id is there already. */
+static bool
+insert_hash(Store *store, SxNewEntry *entry)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS] = {false};
+
+	index_values(store->by_hash, entry, values);
+	return sx_index_insert_unique(store->by_hash, values, nulls, &entry->tid,
+								  store->heap, store->info);
 }
 
 static int
@@ -131,15 +154,13 @@ compare_entries(const void *a, const void *b)
 }
 
 static void
-insert_batch(Store *store, int n, SxNewEntry **entries)
+insert_rows(Store *store, int n, SxNewEntry **entries)
 {
 	TupleTableSlot **slots = palloc(sizeof(TupleTableSlot *) * n);
-	SxNewEntry **sorted = palloc(sizeof(SxNewEntry *) * n);
 
 	for (int i = 0; i < n; i++)
 	{
-		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(store->heap),
-											&TTSOpsVirtual);
+		slots[i] = MakeSingleTupleTableSlot(store->row, &TTSOpsVirtual);
 		memcpy(slots[i]->tts_values, entries[i]->values,
 			   sizeof(Datum) * Natts_entry);
 		memcpy(slots[i]->tts_isnull, entries[i]->nulls,
@@ -153,12 +174,23 @@ insert_batch(Store *store, int n, SxNewEntry **entries)
 		entries[i]->tid = slots[i]->tts_tid;
 		ExecDropSingleTupleTableSlot(slots[i]);
 	}
+}
 
-	insert_into_index(store, store->by_time, n, entries);
-	insert_into_index(store, store->by_xid, n, entries);
+/* False where an id is there already; then the rows must be taken back. */
+static bool
+insert_batch(Store *store, int n, SxNewEntry **entries)
+{
+	SxNewEntry **sorted = palloc(sizeof(SxNewEntry *) * n);
+
+	insert_rows(store, n, entries);
 	memcpy(sorted, entries, sizeof(SxNewEntry *) * n);
 	qsort(sorted, n, sizeof(SxNewEntry *), compare_entries);
-	insert_into_index(store, store->by_hash, n, sorted);
+	for (int i = 0; i < n; i++)
+		if (!insert_hash(store, sorted[i]))
+			return false;
+	for (int i = 0; i < n; i++)
+		insert_into_index(store, store->by_time, entries[i]);
+	return true;
 }
 
 static void
@@ -180,49 +212,79 @@ fill_row(const SxStream *stream, SxNewEntry *entry, int ord, TimestampTz at,
 	entry->nulls[Anum_entry_bytes - 1] = !stream->opaque;
 }
 
-static void
+/*
+ * Inserts entries. False where one of them is there already; then the first
+ * "inserted" rows are there, and must be taken back.
+ */
+static bool
 insert(Store *store, const SxStream *stream, int n, SxNewEntry **entries,
-	   TimestampTz at, int first_ord, uint64 xid, const char *origin)
+	   TimestampTz at, uint64 xid, const char *origin, int *inserted)
 {
-	uint8	   *hashes = palloc(SX_JOURNAL_HASH * (Size) n);
 	Datum		origin_text = origin == NULL ? (Datum) 0 :
 		CStringGetTextDatum(origin);
 	MemoryContext context = NULL;
+	bool		unique = true;
 
 	for (int i = 0; i < n; i++)
-	{
-		fill_row(stream, entries[i], first_ord + i, at, xid, origin_text);
-		memcpy(hashes + (Size) i * SX_JOURNAL_HASH, VARDATA(entries[i]->hash),
-			   SX_JOURNAL_HASH);
-	}
+		fill_row(stream, entries[i], i, at, xid, origin_text);
 	if (n > INSERT_BATCH)
 		context = AllocSetContextCreate(CurrentMemoryContext, "sync_ext insert",
 										ALLOCSET_DEFAULT_SIZES);
-	for (int i = 0; i < n; i += INSERT_BATCH)
+	for (*inserted = 0; *inserted < n && unique;)
 	{
+		int			count = Min(INSERT_BATCH, n - *inserted);
 		MemoryContext old = MemoryContextSwitchTo(context != NULL ? context :
 												  CurrentMemoryContext);
 
 		CHECK_FOR_INTERRUPTS();
-		insert_batch(store, Min(INSERT_BATCH, n - i), entries + i);
+		unique = insert_batch(store, count, entries + *inserted);
+		*inserted += count;
 		MemoryContextSwitchTo(old);
 		if (context != NULL)
 			MemoryContextReset(context);
 	}
 	if (context != NULL)
 		MemoryContextDelete(context);
+	if (unique)
+		insert_into_index(store, store->by_xid, entries[0]);
+	return unique;
+}
+
+/* Rows of this command can be deleted by the next one. */
+static void
+take_back(Store *store, int n, SxNewEntry **entries)
+{
+	CommandCounterIncrement();
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		simple_table_tuple_delete(store->heap, &entries[i]->tid, SnapshotSelf);
+	}
+}
+
+static void
+add_to_sums(const SxStream *stream, int n, SxNewEntry **entries)
+{
+	uint8	   *hashes = palloc(SX_JOURNAL_HASH * (Size) n);
+
+	for (int i = 0; i < n; i++)
+		memcpy(hashes + (Size) i * SX_JOURNAL_HASH, VARDATA(entries[i]->hash),
+			   SX_JOURNAL_HASH);
 	sx_journal_ids_appended(stream->id, hashes, n);
 	pfree(hashes);
 }
 
 void
 sx_append_insert(const SxStream *stream, int n, SxNewEntry **entries,
-				 TimestampTz at, int first_ord, uint64 xid, const char *origin)
+				 TimestampTz at, uint64 xid, const char *origin)
 {
 	Store		store;
+	int			inserted;
 
 	open_store(&store);
-	insert(&store, stream, n, entries, at, first_ord, xid, origin);
+	if (!insert(&store, stream, n, entries, at, xid, origin, &inserted))
+		elog(ERROR, "an id of stream \"%s\" is in use", stream->name);
+	add_to_sums(stream, n, entries);
 	close_store(&store);
 }
 
@@ -246,7 +308,7 @@ same_content(Datum a, Datum b)
 						PointerGetDatum(PG_DETOAST_DATUM(b)), false, -1);
 }
 
-static bool
+static void
 find_entry(Call *call, SxProbe *probe, Sent *sent)
 {
 	ScanKeyData keys[2];
@@ -256,7 +318,7 @@ find_entry(Call *call, SxProbe *probe, Sent *sent)
 	sx_probe_hash_keys(keys, call->stream.id, sent->entry.hash);
 	slot = sx_probe_first(probe, keys, ForwardScanDirection);
 	if (slot == NULL)
-		return false;
+		return;
 	if (!same_content(slot_getattr(slot, call->stream.opaque ?
 								   Anum_entry_bytes : Anum_entry_data, &isnull),
 					  sent->entry.content))
@@ -265,11 +327,10 @@ find_entry(Call *call, SxProbe *probe, Sent *sent)
 	sent->duplicate = true;
 	sent->entry.at = DatumGetTimestampTz(slot_getattr(slot, Anum_entry_at,
 													  &isnull));
-	return true;
 }
 
-static bool
-find_in_ledger(Call *call, SxProbe *probe, Sent *sent)
+static void
+find_ledger_row(Call *call, SxProbe *probe, Sent *sent)
 {
 	ScanKeyData keys[2];
 	TupleTableSlot *slot;
@@ -280,7 +341,7 @@ find_in_ledger(Call *call, SxProbe *probe, Sent *sent)
 	sx_probe_hash_keys(keys, call->stream.id, sent->entry.hash);
 	slot = sx_probe_first(probe, keys, ForwardScanDirection);
 	if (slot == NULL)
-		return false;
+		return;
 	sx_journal_digest(call->stream.opaque, sent->entry.content, digest);
 	known = DatumGetByteaPP(slot_getattr(slot, Anum_entry_ledger_digest,
 										 &isnull));
@@ -291,7 +352,6 @@ find_in_ledger(Call *call, SxProbe *probe, Sent *sent)
 	sent->entry.at = DatumGetTimestampTz(slot_getattr(slot,
 													  Anum_entry_ledger_at,
 													  &isnull));
-	return true;
 }
 
 static int
@@ -312,51 +372,58 @@ same_id(const Sent *a, const Sent *b)
 				  SX_JOURNAL_HASH) == 0;
 }
 
-/* Finds what is stored already. Returns how many entries are not. */
-static int
-find_known(Call *call, Store *store)
+static void
+sort_by_hash(Call *call)
 {
-	bool		has_ledger = call->stream.compacted;
-	SxProbe		entries;
-	SxProbe		ledger;
-	int			unknown = 0;
-
 	call->by_hash = palloc(sizeof(Sent *) * call->n);
 	for (int i = 0; i < call->n; i++)
 		call->by_hash[i] = &call->sent[i];
 	qsort(call->by_hash, call->n, sizeof(Sent *), compare_sent);
+	for (int i = 1; i < call->n; i++)
+	{
+		Sent	   *before = call->by_hash[i - 1];
+		Sent	   *sent = call->by_hash[i];
+
+		if (!same_id(before, sent))
+			continue;
+		if (!same_content(before->entry.content, sent->entry.content))
+			other_content(call->stream.name, sent->entry.id,
+						  "The call holds two entries with this id.");
+		sent->duplicate = sent->repeated = true;
+	}
+}
+
+static void
+find_in_entries(Call *call, Store *store)
+{
+	SxProbe		entries;
 
 	/* also what this command has stored, in a call before this one */
 	sx_probe_begin(&entries, store->heap, store->by_hash, SnapshotSelf, 2);
-	if (has_ledger)
-	{
-		const SxCatalog *catalog = sx_catalog_get();
-
-		sx_probe_open(&ledger, catalog->entry_ledger,
-					  catalog->entry_ledger_by_hash, SnapshotSelf, 2);
-	}
 	for (int i = 0; i < call->n; i++)
 	{
-		Sent	   *sent = call->by_hash[i];
-
 		CHECK_FOR_INTERRUPTS();
-		if (i > 0 && same_id(call->by_hash[i - 1], sent))
-		{
-			if (!same_content(call->by_hash[i - 1]->entry.content,
-							  sent->entry.content))
-				other_content(call->stream.name, sent->entry.id,
-							  "The call holds two entries with this id.");
-			sent->duplicate = true;
-			continue;
-		}
-		if (!find_entry(call, &entries, sent) &&
-			!(has_ledger && find_in_ledger(call, &ledger, sent)))
-			unknown++;
+		if (!call->by_hash[i]->duplicate)
+			find_entry(call, &entries, call->by_hash[i]);
 	}
 	sx_probe_end(&entries);
-	if (has_ledger)
-		sx_probe_close(&ledger);
-	return unknown;
+}
+
+static void
+find_in_ledger(Call *call)
+{
+	const SxCatalog *catalog = sx_catalog_get();
+	SxProbe		ledger;
+
+	sx_probe_open(&ledger, catalog->entry_ledger, catalog->entry_ledger_by_hash,
+				  SnapshotSelf, 2);
+	for (int i = 0; i < call->n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!call->by_hash[i]->duplicate)
+			find_ledger_row(call, &ledger, call->by_hash[i]);
+	}
+	sx_probe_close(&ledger);
 }
 
 /* ---- storing ---- */
@@ -432,19 +499,32 @@ next_time(Call *call, Store *store)
 	return found && last >= now ? last + 1000 : now;
 }
 
-static void
+/*
+ * Stores what is not known to be a duplicate. False where one is; then nothing
+ * is stored.
+ */
+static bool
 store_new(Call *call, Store *store)
 {
 	SxNewEntry **entries = palloc(sizeof(SxNewEntry *) * call->n);
 	int			n = 0;
+	int			inserted;
 
 	for (int i = 0; i < call->n; i++)
 		if (!call->sent[i].duplicate)
 			entries[n++] = &call->sent[i].entry;
-	insert(store, &call->stream, n, entries, next_time(call, store), 0,
-		   U64FromFullTransactionId(GetTopFullTransactionId()),
-		   *sx_guc_client == '\0' ? NULL : sx_guc_client);
+	if (n == 0)
+		return true;
+	if (!insert(store, &call->stream, n, entries, next_time(call, store),
+				U64FromFullTransactionId(GetTopFullTransactionId()),
+				*sx_guc_client == '\0' ? NULL : sx_guc_client, &inserted))
+	{
+		take_back(store, inserted, entries);
+		return false;
+	}
+	add_to_sums(&call->stream, n, entries);
 	announce(call);
+	return true;
 }
 
 static void
@@ -455,8 +535,16 @@ store(Call *call)
 	if (call->n == 0)
 		return;
 	open_store(&store);
-	if (find_known(call, &store) > 0)
-		store_new(call, &store);
+	sort_by_hash(call);
+	if (call->stream.compacted)
+		find_in_ledger(call);
+	if (!store_new(call, &store))
+	{
+		find_in_entries(call, &store);
+		if (!store_new(call, &store))
+			elog(ERROR, "an id of stream \"%s\" was stored meanwhile",
+				 call->stream.name);
+	}
 	close_store(&store);
 }
 
@@ -469,7 +557,7 @@ fill_in_times(Call *call)
 		Sent	   *before = call->by_hash[i - 1];
 		Sent	   *sent = call->by_hash[i];
 
-		if (sent->duplicate && same_id(before, sent))
+		if (sent->repeated)
 			sent->entry.at = before->entry.at;
 	}
 }

@@ -32,6 +32,6 @@ typedef struct SxNewEntry
  */
 extern void sx_append_insert(const SxStream *stream, int n,
 							 SxNewEntry **entries, TimestampTz at,
-							 int first_ord, uint64 xid, const char *origin);
+							 uint64 xid, const char *origin);
 
 #endif							/* SYNC_EXT_JOURNAL_APPEND_H */

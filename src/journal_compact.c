@@ -11,8 +11,8 @@
  * have a time up to that of a snapshot.
  *
  * Entries between the latest snapshot and a time become one by sync.combine().
- * It takes the time, the order and the transaction of the last of them, so
- * that whoever has seen that one has seen all of it. It never reaches across
+ * It takes the time and the transaction of the last of them, so that whoever
+ * has seen that one has seen all of it. It never reaches across
  * a snapshot: then a client would load the snapshot and apply the actions
  * before it once more. A snapshot cannot be made in its middle either, for
  * there is no entry with such a time any more.
@@ -313,8 +313,7 @@ typedef struct Combined
 	Jsonb	   *actions;
 	int			nparts;
 	Size		size;
-	int32		ord;			/* of the last part ... */
-	uint64		xid;			/* ... and its transaction */
+	uint64		xid;			/* of the last part */
 	char	   *origin;			/* of all parts, or NULL */
 	bool		mixed;
 } Combined;
@@ -349,7 +348,7 @@ static void
 add_part(Compaction *work, Combined *combined, HeapTuple row, TupleDesc desc)
 {
 	bool		isnull;
-	Datum		origin = SPI_getbinval(row, desc, 3, &isnull);
+	Datum		origin = SPI_getbinval(row, desc, 2, &isnull);
 	char	   *name = isnull ? NULL : TextDatumGetCString(origin);
 	Jsonb	   *actions;
 
@@ -358,9 +357,8 @@ add_part(Compaction *work, Combined *combined, HeapTuple row, TupleDesc desc)
 	else if ((name == NULL) != (combined->origin == NULL) ||
 			 (name != NULL && strcmp(name, combined->origin) != 0))
 		combined->mixed = true;
-	combined->ord = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
-	combined->xid = DatumGetUInt64(SPI_getbinval(row, desc, 2, &isnull));
-	actions = DatumGetJsonbP(SPI_getbinval(row, desc, 4, &isnull));
+	combined->xid = DatumGetUInt64(SPI_getbinval(row, desc, 1, &isnull));
+	actions = DatumGetJsonbP(SPI_getbinval(row, desc, 3, &isnull));
 	combined->size += VARSIZE(actions);
 	check_size(work, combined->size);
 	add_actions(&combined->state, actions);
@@ -378,7 +376,7 @@ read_parts(Compaction *work, TimestampTz after, TimestampTz upto,
 	SPIPlanPtr	plan;
 	Portal		portal;
 
-	plan = SPI_prepare("SELECT ord, xid, origin, data FROM sync.entry"
+	plan = SPI_prepare("SELECT xid, origin, data FROM sync.entry"
 					   " WHERE stream_id OPERATOR(pg_catalog.=) $1"
 					   " AND at OPERATOR(pg_catalog.>) $2 AND at OPERATOR(pg_catalog.<=) $3"
 					   " ORDER BY at, ord", 3, types);
@@ -431,8 +429,8 @@ replace_parts(Compaction *work, TimestampTz after, TimestampTz upto,
 	run(work, "DELETE FROM sync.entry WHERE stream_id OPERATOR(pg_catalog.=) $1"
 		" AND at OPERATOR(pg_catalog.>) $2 AND at OPERATOR(pg_catalog.<=) $3",
 		2, types, values, NULL);
-	sx_append_insert(&work->stream, 1, entries, upto, combined->ord,
-					 combined->xid, combined->mixed ? NULL : combined->origin);
+	sx_append_insert(&work->stream, 1, entries, upto, combined->xid,
+					 combined->mixed ? NULL : combined->origin);
 	/* the sums are made from what is there */
 	CommandCounterIncrement();
 	sx_journal_ids_rebuild(work->stream.id);

@@ -50,10 +50,11 @@ CREATE TABLE sync.entry (
     CONSTRAINT entry_pkey PRIMARY KEY (stream_id, at, ord),
     CONSTRAINT entry_hash_key UNIQUE (stream_id, hash)
 );
-CREATE INDEX entry_by_xid ON sync.entry (xid);
+-- One for each call: the entries of a call are of one stream.
+CREATE INDEX entry_by_xid ON sync.entry (xid) WHERE ord = 0;
 COMMENT ON TABLE sync.entry IS 'Entries of the streams; immutable';
 COMMENT ON COLUMN sync.entry.stream_id IS 'the stream';
-COMMENT ON COLUMN sync.entry.ord IS 'the order of entries that one call stored, which share a time';
+COMMENT ON COLUMN sync.entry.ord IS 'the order of entries that one call stored, which share a time; from 0 on';
 COMMENT ON COLUMN sync.entry.at IS 'when it was stored: later than all before it, in whole milliseconds';
 COMMENT ON COLUMN sync.entry.xid IS 'the transaction that stored it';
 COMMENT ON COLUMN sync.entry.hash IS 'SHA-256 of the id';
@@ -61,7 +62,7 @@ COMMENT ON COLUMN sync.entry.id IS 'what the client named it';
 COMMENT ON COLUMN sync.entry.origin IS 'the client that stored it, where sync.client said so';
 COMMENT ON COLUMN sync.entry.data IS 'the actions, in a stream of kind "actions"';
 COMMENT ON COLUMN sync.entry.bytes IS 'the bytes, in a stream of kind "opaque"';
-COMMENT ON INDEX sync.entry_by_xid IS 'for finding what transactions have stored, whatever the stream';
+COMMENT ON INDEX sync.entry_by_xid IS 'for finding what transactions have stored, whatever the stream: the first entry of each call';
 REVOKE ALL ON sync.entry FROM PUBLIC;
 
 CREATE TABLE sync.stream_snapshot (
