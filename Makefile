@@ -31,6 +31,7 @@ PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wn
 SQL_PARTS = $(patsubst %,sql/parts/%.sql, \
 	00_prelude \
 	10_tables \
+	12_journal_tables \
 	20_cursor \
 	30_tracking \
 	35_access \
@@ -40,6 +41,8 @@ SQL_PARTS = $(patsubst %,sql/parts/%.sql, \
 	50_operations \
 	60_worker \
 	70_views \
+	80_journals \
+	81_journal_ids \
 	90_finish)
 INSTALL_SQL = sql/$(EXTENSION)--$(EXTVERSION).sql
 

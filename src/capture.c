@@ -695,6 +695,14 @@ sx_capture_mark(SxTable *table)
 				 NULL, NULL);
 }
 
+void
+sx_capture_event(const char *domain, uint64 count, const char *origin,
+				 const char *key)
+{
+	sx_event_add(&current_level()->events, TopTransactionContext, domain, count,
+				 false, origin, key);
+}
+
 /* A table was emptied: nobody says of which rows, so all is void. */
 static void
 mark_with_masters(SxTable *table, List **marked)

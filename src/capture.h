@@ -33,6 +33,14 @@ extern void sx_capture_mark(SxTable *table);
 extern void sx_capture_key(SxTable *table, Datum *key);
 
 /*
+ * Counts a change of a domain that has no tracked table into the events of
+ * the current subtransaction. "key" is one JSON object, or NULL where keys are
+ * not asked for.
+ */
+extern void sx_capture_event(const char *domain, uint64 count,
+							 const char *origin, const char *key);
+
+/*
  * The transaction has read its own changes: somebody may hold rows that it
  * removes later.
  */

@@ -91,6 +91,20 @@ read_generation(Oid relid)
 	return hash_bytes_extended((unsigned char *) &identity, sizeof(identity), 0);
 }
 
+static bool
+has_rows(Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	bool		found = heap_getnext(scan, ForwardScanDirection) != NULL;
+
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
 const SxCatalog *
 sx_catalog_find(void)
 {
@@ -104,6 +118,7 @@ sx_catalog_find(void)
 		!OidIsValid(get_relname_relid("generation", schema)))
 		return NULL;
 
+	catalog.version++;
 	catalog.schema = schema;
 	catalog.tracked = own_relation(schema, "tracked");
 	catalog.tracked_by_rel = own_relation(schema, "tracked_pkey");
@@ -118,6 +133,23 @@ sx_catalog_find(void)
 	catalog.reset_marker_by_rel = own_relation(schema, "reset_marker_by_rel");
 	catalog.tick = own_relation(schema, "tick");
 	catalog.tick_by_time = own_relation(schema, "tick_by_time");
+	catalog.streams = own_relation(schema, "streams");
+	catalog.streams_by_id = own_relation(schema, "streams_pkey");
+	catalog.streams_by_name = own_relation(schema, "streams_stream_key");
+	catalog.stream_security = own_relation(schema, "stream_security");
+	catalog.entry = own_relation(schema, "entry");
+	catalog.entry_by_time = own_relation(schema, "entry_pkey");
+	catalog.entry_by_hash = own_relation(schema, "entry_hash_key");
+	catalog.entry_by_xid = own_relation(schema, "entry_by_xid");
+	catalog.stream_snapshot = own_relation(schema, "stream_snapshot");
+	catalog.stream_snapshot_by_time = own_relation(schema, "stream_snapshot_pkey");
+	catalog.stream_snapshot_by_xid = own_relation(schema, "stream_snapshot_by_xid");
+	catalog.stream_trimmed = own_relation(schema, "stream_trimmed");
+	catalog.stream_trimmed_by_id = own_relation(schema, "stream_trimmed_pkey");
+	catalog.entry_ledger = own_relation(schema, "entry_ledger");
+	catalog.entry_ledger_by_hash = own_relation(schema, "entry_ledger_pkey");
+	catalog.journal_sums = own_relation(schema, "journal_sums");
+	catalog.journal_sums_pkey = own_relation(schema, "journal_sums_pkey");
 	catalog.generation = own_relation(schema, "generation");
 	catalog.owner = owner_of(catalog.tracked);
 
@@ -127,6 +159,7 @@ sx_catalog_find(void)
 	 */
 	catalog_valid = true;
 	catalog.generation_id = read_generation(catalog.generation);
+	catalog.streams_secured = has_rows(catalog.stream_security);
 	return &catalog;
 }
 
@@ -152,7 +185,10 @@ sx_catalog_invalidate(Oid relid)
 		relid == catalog.tracked || relid == catalog.cascades ||
 		relid == catalog.access ||
 		relid == catalog.change_log || relid == catalog.reset_marker ||
-		relid == catalog.tick || relid == catalog.generation)
+		relid == catalog.tick || relid == catalog.generation ||
+		relid == catalog.streams || relid == catalog.entry ||
+		relid == catalog.stream_snapshot || relid == catalog.stream_trimmed ||
+		relid == catalog.entry_ledger || relid == catalog.journal_sums)
 		catalog_valid = false;
 }
 

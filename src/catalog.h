@@ -49,8 +49,52 @@
 #define Anum_tick_xip				3
 #define Natts_tick					3
 
+/* Columns of sync.streams. */
+#define Anum_streams_id				1
+#define Anum_streams_stream			2
+#define Anum_streams_kind			3
+
+/* Columns of sync.entry. */
+#define Anum_entry_stream_id		1
+#define Anum_entry_ord				2
+#define Anum_entry_at				3
+#define Anum_entry_xid				4
+#define Anum_entry_hash				5
+#define Anum_entry_id				6
+#define Anum_entry_origin			7
+#define Anum_entry_data				8
+#define Anum_entry_bytes			9
+#define Natts_entry					9
+
+/* Columns of sync.stream_snapshot. */
+#define Anum_stream_snapshot_stream_id	1
+#define Anum_stream_snapshot_upto	2
+#define Anum_stream_snapshot_xid	3
+#define Anum_stream_snapshot_id		4
+#define Anum_stream_snapshot_origin	5
+#define Anum_stream_snapshot_data	6
+#define Anum_stream_snapshot_bytes	7
+
+/* Columns of sync.stream_trimmed. */
+#define Anum_stream_trimmed_upto	2
+
+/* Columns of sync.entry_ledger. */
+#define Anum_entry_ledger_stream_id	1
+#define Anum_entry_ledger_at		2
+#define Anum_entry_ledger_hash		3
+#define Anum_entry_ledger_digest	4
+#define Anum_entry_ledger_held_by	5
+
+/* Columns of sync.journal_sums. */
+#define Anum_journal_sums_stream_id	1
+#define Anum_journal_sums_at		2
+#define Anum_journal_sums_bits		3
+#define Anum_journal_sums_sums		4
+#define Natts_journal_sums			4
+
 typedef struct SxCatalog
 {
+	uint64		version;		/* another one whenever this was read anew */
 	Oid			schema;
 	Oid			owner;			/* of the extension's tables */
 	Oid			tracked;
@@ -66,6 +110,24 @@ typedef struct SxCatalog
 	Oid			reset_marker_by_rel;
 	Oid			tick;
 	Oid			tick_by_time;
+	Oid			streams;
+	Oid			streams_by_id;
+	Oid			streams_by_name;
+	bool		streams_secured;	/* row-level security was enabled there */
+	Oid			stream_security;
+	Oid			entry;
+	Oid			entry_by_time;
+	Oid			entry_by_hash;
+	Oid			entry_by_xid;
+	Oid			stream_snapshot;
+	Oid			stream_snapshot_by_time;
+	Oid			stream_snapshot_by_xid;
+	Oid			stream_trimmed;
+	Oid			stream_trimmed_by_id;
+	Oid			entry_ledger;
+	Oid			entry_ledger_by_hash;
+	Oid			journal_sums;
+	Oid			journal_sums_pkey;
 	Oid			generation;
 	uint64		generation_id;	/* extension, system and database, hashed */
 } SxCatalog;

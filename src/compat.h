@@ -19,14 +19,17 @@
 #include "access/timeline.h"
 #include "access/xlog.h"
 #include "common/base64.h"
+#include "common/sha2.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/tuplestore.h"
 
 #if PG_VERSION_NUM >= 140000
+#include "common/cryptohash.h"
 #include "utils/wait_event.h"
 #else
 #include "catalog/indexing.h"
@@ -54,6 +57,17 @@
 #define sx_index_insert(index, values, isnull, tid, heap, info) \
 	index_insert((index), (values), (isnull), (tid), (heap), \
 				 UNIQUE_CHECK_NO, (info))
+#endif
+
+/* The same for a unique index; false where the values may be there already. */
+#if PG_VERSION_NUM >= 140000
+#define sx_index_insert_unique(index, values, isnull, tid, heap, info) \
+	index_insert((index), (values), (isnull), (tid), (heap), \
+				 UNIQUE_CHECK_PARTIAL, false, (info))
+#else
+#define sx_index_insert_unique(index, values, isnull, tid, heap, info) \
+	index_insert((index), (values), (isnull), (tid), (heap), \
+				 UNIQUE_CHECK_PARTIAL, (info))
 #endif
 
 /* Index scans carry instrumentation since 18. */
@@ -124,6 +138,7 @@ datum_image_hash(Datum value, bool typbyval, int typlen)
 /* Until 14 functions that two types share had one name for both. */
 #if PG_VERSION_NUM < 140000
 #define F_TIMESTAMPTZ_LE F_TIMESTAMP_LE
+#define F_TIMESTAMPTZ_GT F_TIMESTAMP_GT
 #endif
 
 /* Views may run with the rights of who asks since 15. */
@@ -173,6 +188,46 @@ typedef void (*shmem_request_hook_type) (void);
 	pg_b64_encode((const char *) (src), (len), (dst), (dstlen))
 #define sx_base64_decode(src, len, dst, dstlen) \
 	pg_b64_decode((src), (len), (char *) (dst), (dstlen))
+#endif
+
+/* SHA-256 of one thing after the other; hidden behind one interface in 14. */
+#if PG_VERSION_NUM >= 140000
+typedef pg_cryptohash_ctx *SxSha256;
+
+static inline SxSha256
+sx_sha256_create(void)
+{
+	return pg_cryptohash_create(PG_SHA256);
+}
+
+static inline void
+sx_sha256_digest(SxSha256 sha256, const void *data, size_t len, uint8 *digest)
+{
+	if (pg_cryptohash_init(sha256) < 0 ||
+		pg_cryptohash_update(sha256, (const uint8 *) data, len) < 0 ||
+		pg_cryptohash_final(sha256, digest, PG_SHA256_DIGEST_LENGTH) < 0)
+		elog(ERROR, "could not compute SHA-256");
+}
+
+#define sx_sha256_free(sha256) pg_cryptohash_free(sha256)
+#else
+typedef pg_sha256_ctx *SxSha256;
+
+static inline SxSha256
+sx_sha256_create(void)
+{
+	return (SxSha256) palloc(sizeof(pg_sha256_ctx));
+}
+
+static inline void
+sx_sha256_digest(SxSha256 sha256, const void *data, size_t len, uint8 *digest)
+{
+	pg_sha256_init(sha256);
+	pg_sha256_update(sha256, (const uint8 *) data, len);
+	pg_sha256_final(sha256, digest);
+}
+
+#define sx_sha256_free(sha256) pfree(sha256)
 #endif
 
 /*
@@ -227,6 +282,28 @@ sx_init_materialized_result(FunctionCallInfo fcinfo)
 							  false, work_mem);
 	MemoryContextSwitchTo(old);
 #endif
+}
+
+/* The same for a function that returns a set of plain values. */
+static inline void
+sx_init_materialized_scalars(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old;
+
+	if (result == NULL || !IsA(result, ReturnSetInfo) ||
+		(result->allowedModes & SFRM_Materialize) == 0 ||
+		result->expectedDesc == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+	old = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	result->returnMode = SFRM_Materialize;
+	result->setDesc = CreateTupleDescCopy(result->expectedDesc);
+	result->setResult =
+		tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0,
+							  false, work_mem);
+	MemoryContextSwitchTo(old);
 }
 
 #endif							/* SYNC_EXT_COMPAT_H */

@@ -33,7 +33,8 @@ typedef enum SxPositionKind
 	SX_POSITION_NONE,
 	SX_POSITION_LOG,			/* between two snapshots */
 	SX_POSITION_OWN,			/* in the reading transaction's own changes */
-	SX_POSITION_LOAD			/* in a first load, by key */
+	SX_POSITION_LOAD,			/* in a first load, by key */
+	SX_POSITION_STREAM			/* in a journal, by time */
 } SxPositionKind;
 
 /* What is told of a round, LOG or OWN, in this order. */
@@ -52,7 +53,8 @@ typedef struct SxPosition
 	uint32		scan;			/* ENTRIES: which of the filter's scopes; LOAD:
 								 * 1 after a reset */
 	uint64		xid;			/* ENTRIES: the entry that comes next; OWN: the
-								 * transaction */
+								 * transaction; STREAM: the time of the last
+								 * entry told */
 	int32		seq;
 	uint32		item;			/* and the key in the entry; LOAD: how many of
 								 * the keys in exclude were looked at */

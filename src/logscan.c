@@ -227,6 +227,12 @@ sx_logscan_newest_of_all(Snapshot snapshot, const SxSnapshot *now)
 													  newest));
 		newest = Max(newest, sx_logscan_pruned_below(root, snapshot));
 	}
+	/* the entries of journals are their own log */
+	newest = Max(newest, sx_logscan_newest(catalog.entry, catalog.entry_by_xid,
+										   snapshot, now, newest));
+	newest = Max(newest, sx_logscan_newest(catalog.stream_snapshot,
+										   catalog.stream_snapshot_by_xid,
+										   snapshot, now, newest));
 	return newest;
 }
 

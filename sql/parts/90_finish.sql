@@ -26,3 +26,12 @@ ALTER EVENT TRIGGER sync_ext_follow_drop ENABLE ALWAYS;
 SELECT pg_catalog.pg_extension_config_dump('sync.tracked', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.cascades', '');
 SELECT pg_catalog.pg_extension_config_dump('sync.access', '');
+
+-- Journals are data.
+SELECT pg_catalog.pg_extension_config_dump('sync.streams', '');
+SELECT pg_catalog.pg_extension_config_dump('sync.streams_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('sync.stream_security', '');
+SELECT pg_catalog.pg_extension_config_dump('sync.entry', '');
+SELECT pg_catalog.pg_extension_config_dump('sync.stream_snapshot', '');
+SELECT pg_catalog.pg_extension_config_dump('sync.stream_trimmed', '');
+SELECT pg_catalog.pg_extension_config_dump('sync.entry_ledger', '');
