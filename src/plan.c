@@ -194,6 +194,7 @@ sx_keys_begin(TupleDesc desc)
 
 	keys->desc = desc;
 	keys->store = tuplestore_begin_heap(false, false, work_mem);
+	keys->expected = 1;
 	return keys;
 }
 
@@ -211,7 +212,7 @@ sx_keys_end(SxKeys *keys)
 	enr->md.name = SX_KEYS;
 	enr->md.tupdesc = keys->desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = 1;		/* the plan is kept for any number */
+	enr->md.enrtuples = keys->expected;
 	enr->reldata = keys->store;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register \"%s\"", SX_KEYS);

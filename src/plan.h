@@ -37,6 +37,7 @@ typedef struct SxKeys
 {
 	TupleDesc	desc;
 	Tuplestorestate *store;
+	double		expected;		/* rows for the planner; 1 where the plan is kept */
 } SxKeys;
 
 extern SxKeys *sx_keys_begin(TupleDesc desc);

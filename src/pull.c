@@ -16,7 +16,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "utils/array.h"
 #include "utils/datetime.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -32,53 +31,6 @@
 #include "tick.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_pull);
-
-/* "params": strings as they are, other scalars by their text. */
-static ArrayType *
-params_member(JsonbContainer *object, const char *path)
-{
-	JsonbValue *value = sx_request_member(object, "params");
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue	element;
-	Datum	   *texts;
-	bool	   *nulls;
-	int			n = 0;
-	int			dims[1];
-	int			lower[1] = {1};
-
-	if (value == NULL)
-		return NULL;
-	if (!sx_request_is_array(value))
-		sx_request_malformed(psprintf("%s.params", path), "is not an array",
-							 "Give one value for each of $1, $2, and so on.");
-	texts = palloc(sizeof(Datum) * (JsonContainerSize(value->val.binary.data) + 1));
-	nulls = palloc(sizeof(bool) * (JsonContainerSize(value->val.binary.data) + 1));
-	iterator = JsonbIteratorInit(value->val.binary.data);
-	while ((token = JsonbIteratorNext(&iterator, &element, true)) != WJB_DONE)
-	{
-		char	   *text = NULL;
-		Jsonb	   *json;
-
-		if (token != WJB_ELEM)
-			continue;
-		if (element.type == jbvString)
-			text = pnstrdup(element.val.string.val, element.val.string.len);
-		else if (element.type != jbvNull)
-		{
-			json = JsonbValueToJsonb(&element);
-			text = JsonbToCString(NULL, &json->root, VARSIZE(json));
-		}
-		nulls[n] = text == NULL;
-		texts[n] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
-		n++;
-	}
-	dims[0] = n;
-	if (n == 0)
-		return construct_empty_array(TEXTOID);
-	return construct_md_array(texts, nulls, 1, dims, lower, TEXTOID, -1, false,
-							  TYPALIGN_INT);
-}
 
 static int
 max_rows_member(JsonbContainer *object, const char *path)
@@ -184,7 +136,7 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 		request.since = DatumGetByteaPP(
 			DirectFunctionCall1(sync_ext_cursor_in, CStringGetDatum(since)));
 	request.filter = sx_request_string(object, path, "filter");
-	request.params = params_member(object, path);
+	request.params = sx_request_params(object, path);
 	request.max_rows = max_rows_member(object, path);
 	request.client = client;
 	request.user_id = user_id;

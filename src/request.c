@@ -7,7 +7,10 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
 
 #include "sync_ext.h"
 #include "request.h"
@@ -127,4 +130,50 @@ sx_request_array(JsonbContainer *object, const char *path, const char *name)
 		sx_request_malformed(sx_request_path(path, name), "is not an array",
 							 "Give an array, or null.");
 	return value->val.binary.data;
+}
+
+ArrayType *
+sx_request_params(JsonbContainer *object, const char *path)
+{
+	JsonbValue *value = sx_request_member(object, "params");
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	element;
+	Datum	   *texts;
+	bool	   *nulls;
+	int			n = 0;
+	int			dims[1];
+	int			lower[1] = {1};
+
+	if (value == NULL)
+		return NULL;
+	if (!sx_request_is_array(value))
+		sx_request_malformed(sx_request_path(path, "params"), "is not an array",
+							 "Give one value for each of $1, $2, and so on.");
+	texts = palloc(sizeof(Datum) * (JsonContainerSize(value->val.binary.data) + 1));
+	nulls = palloc(sizeof(bool) * (JsonContainerSize(value->val.binary.data) + 1));
+	iterator = JsonbIteratorInit(value->val.binary.data);
+	while ((token = JsonbIteratorNext(&iterator, &element, true)) != WJB_DONE)
+	{
+		char	   *text = NULL;
+		Jsonb	   *json;
+
+		if (token != WJB_ELEM)
+			continue;
+		if (element.type == jbvString)
+			text = pnstrdup(element.val.string.val, element.val.string.len);
+		else if (element.type != jbvNull)
+		{
+			json = JsonbValueToJsonb(&element);
+			text = JsonbToCString(NULL, &json->root, VARSIZE(json));
+		}
+		nulls[n] = text == NULL;
+		texts[n] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+		n++;
+	}
+	dims[0] = n;
+	if (n == 0)
+		return construct_empty_array(TEXTOID);
+	return construct_md_array(texts, nulls, 1, dims, lower, TEXTOID, -1, false,
+							  TYPALIGN_INT);
 }

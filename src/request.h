@@ -11,6 +11,7 @@
 #ifndef SYNC_EXT_REQUEST_H
 #define SYNC_EXT_REQUEST_H
 
+#include "utils/array.h"
 #include "utils/jsonb.h"
 
 /* Raises invalid_parameter_value: this place of the request "is ...". */
@@ -37,6 +38,12 @@ extern JsonbContainer *sx_request_object(JsonbContainer *object,
 										 const char *path, const char *name);
 extern JsonbContainer *sx_request_array(JsonbContainer *object,
 										const char *path, const char *name);
+
+/*
+ * The member "params": an array of text, or NULL. Strings are taken as they
+ * are, other values by their JSON text.
+ */
+extern ArrayType *sx_request_params(JsonbContainer *object, const char *path);
 
 /* Whether a value is an object, or an array; not a container of a scalar. */
 extern bool sx_request_is_object(const JsonbValue *value);
