@@ -395,7 +395,7 @@ touch_batch(Reference *reference, List *batch)
 		nulls[0] = false;
 		sx_keys_put(keys, values, nulls);
 	}
-	sx_keys_end(keys);
+	sx_keys_end(keys, 1);
 
 	owner_tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(reference->master));
 	if (!HeapTupleIsValid(owner_tuple))

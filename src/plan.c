@@ -194,7 +194,6 @@ sx_keys_begin(TupleDesc desc)
 
 	keys->desc = desc;
 	keys->store = tuplestore_begin_heap(false, false, work_mem);
-	keys->expected = 1;
 	return keys;
 }
 
@@ -205,14 +204,14 @@ sx_keys_put(SxKeys *keys, Datum *values, bool *nulls)
 }
 
 void
-sx_keys_end(SxKeys *keys)
+sx_keys_end(SxKeys *keys, double expected)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 
 	enr->md.name = SX_KEYS;
 	enr->md.tupdesc = keys->desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = keys->expected;
+	enr->md.enrtuples = expected;
 	enr->reldata = keys->store;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register \"%s\"", SX_KEYS);

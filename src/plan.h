@@ -31,18 +31,18 @@ extern SPIPlanPtr sx_plan_get(const char *sql, int nargs, Oid *argtypes);
 /*
  * Keys for a query: a relation SX_KEYS with the columns of "desc", in the
  * order in which they are put. Registered with the current SPI connection,
- * which also frees it.
+ * which also frees it. "expected" is the number that the planner believes: 1
+ * for a plan that is kept, for any number.
  */
 typedef struct SxKeys
 {
 	TupleDesc	desc;
 	Tuplestorestate *store;
-	double		expected;		/* rows for the planner; 1 where the plan is kept */
 } SxKeys;
 
 extern SxKeys *sx_keys_begin(TupleDesc desc);
 extern void sx_keys_put(SxKeys *keys, Datum *values, bool *nulls);
-extern void sx_keys_end(SxKeys *keys);
+extern void sx_keys_end(SxKeys *keys, double expected);
 
 /* "schema.name" of a relation, quoted. */
 extern char *sx_plan_relation(Oid relid);
