@@ -30,23 +30,15 @@
  * The reader's own transaction may write more after this, and may roll back:
  * its changes are delivered last, and never count as seen.
  *
- * The result holds what S sees, which may include commits that are not yet on
- * disk (synchronous_commit = off). Were they lost in a crash, a client would
- * hold what never was, and their transaction ids would be given out again; so
- * they are flushed before anybody is told.
+ * What is told is on disk: see durable.h.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/transam.h"
-#include "access/xact.h"
-#include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "common/hashfn.h"
 #include "nodes/nodes.h"
-#include "storage/lwlock.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/datum.h"
@@ -62,12 +54,14 @@
 #include "catalog.h"
 #include "changes.h"
 #include "cursor.h"
+#include "durable.h"
 #include "filter.h"
 #include "logscan.h"
 #include "rowjson.h"
 #include "rows.h"
 #include "tick.h"
 #include "tracked.h"
+#include "validity.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_changes);
 PG_FUNCTION_INFO_V1(sync_ext_current_cursor);
@@ -148,9 +142,7 @@ typedef struct Reading
 
 	SxLogScan  *scan;
 	TupleTableSlot *scope_row;
-	uint64	   *xids;			/* transactions that were examined */
-	int			nxids;
-	int			room;
+	SxDurable	durable;		/* transactions that were examined */
 	bool		flush_all;		/* rows may be newer than those */
 	bool		catching_up;	/* loaded keys must not come twice */
 	SxShape    *shape;			/* of the table's rows, once needed */
@@ -248,47 +240,8 @@ add_member(JsonbParseState **state, const char *name, const char *text)
 	pushJsonbValue(state, WJB_VALUE, &value);
 }
 
-/* Why a cursor is void. */
-typedef struct Reset
-{
-	const char *reason;
-	const char *message;
-	const char *hint;
-} Reset;
-
-static const Reset other_generation = {
-	"other_generation",
-	"The cursor is of another database, or of this one before it was restored, cloned or upgraded.",
-	"Load anew; the cursor of this answer is of this database."
-};
-static const Reset other_question = {
-	"other_question",
-	"The cursor came from another domain, filter or parameters.",
-	"Keep one cursor for each question."
-};
-static const Reset other_history = {
-	"other_history",
-	"The client has seen changes that this server lost in a failover or a crash.",
-	"Load anew; what was lost cannot be told apart."
-};
-static const Reset pruned = {
-	"pruned",
-	"The log no longer reaches back to the cursor.",
-	"Ask more often, or call sync.prune() with a longer interval."
-};
-static const Reset marker = {
-	"marker",
-	"The table was truncated, tracked anew or altered, or reset on purpose.",
-	"Load anew."
-};
-static const Reset unknown_time = {
-	"unknown_time",
-	"The time is later than any that this server has handed out.",
-	"Give the time that the last answer contained, not a clock's."
-};
-
 static void
-tell_reset(Reading *reading, const Reset *reset)
+tell_reset(Reading *reading, const SxReset *reset)
 {
 	JsonbParseState *state = NULL;
 	SxChange	change = {.kind = SX_CHANGE_RESET};
@@ -301,70 +254,13 @@ tell_reset(Reading *reading, const Reset *reset)
 	reading->take(reading->arg, &change);
 }
 
-/* ---- flushing ---- */
-
 static void
 note_xid(Reading *reading, uint64 xid)
 {
-	if (reading->nxids > 0 && reading->xids[reading->nxids - 1] == xid)
-		return;
-	if (reading->nxids == reading->room)
-	{
-		reading->room = Max(64, reading->room * 2);
-		reading->xids = reading->xids == NULL ?
-			MemoryContextAlloc(reading->answer, sizeof(uint64) * reading->room) :
-			repalloc_huge(reading->xids, sizeof(uint64) * reading->room);
-	}
-	reading->xids[reading->nxids++] = xid;
-}
+	MemoryContext old = MemoryContextSwitchTo(reading->answer);
 
-/*
- * The end of what is in WAL. Where the last record ended exactly at a page the
- * insert position lies behind the next page's header, which is not there yet,
- * and cannot be flushed.
- */
-static XLogRecPtr
-wal_end(void)
-{
-	XLogRecPtr	position = GetXLogInsertRecPtr();
-
-	if (XLogSegmentOffset(position, wal_segment_size) == SizeOfXLogLongPHD)
-		return position - SizeOfXLogLongPHD;
-	if (position % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		return position - SizeOfXLogShortPHD;
-	return position;
-}
-
-static void
-flush(Reading *reading)
-{
-	XLogRecPtr	upto = InvalidXLogRecPtr;
-	uint64		oldest;
-
-	if (RecoveryInProgress())
-		return;
-	if (reading->flush_all)
-		upto = wal_end();
-	else if (reading->nxids > 0)
-	{
-		/* Where the commit log was truncated all was flushed long ago. */
-		LWLockAcquire(XactTruncationLock, LW_SHARED);
-		oldest = sx_full_xid(sx_oldest_clog_xid());
-		for (int i = 0; i < reading->nxids; i++)
-		{
-			TransactionId xid = (TransactionId) reading->xids[i];
-			XLogRecPtr	lsn;
-
-			if (reading->xids[i] < oldest)
-				continue;
-			lsn = TransactionIdGetCommitLSN(xid);
-			if (lsn > upto)
-				upto = lsn;
-		}
-		LWLockRelease(XactTruncationLock);
-	}
-	if (upto != InvalidXLogRecPtr && upto > sx_flushed_lsn())
-		XLogFlush(upto);
+	sx_durable_note(&reading->durable, xid);
+	MemoryContextSwitchTo(old);
 }
 
 static void
@@ -372,7 +268,7 @@ tell_end(Reading *reading, SxChangeKind kind, SxCursor *cursor)
 {
 	SxChange	change = {.kind = kind};
 
-	flush(reading);
+	sx_durable_flush(&reading->durable, reading->flush_all);
 	cursor->generation = sx_catalog_get()->generation_id;
 	cursor->question = reading->question;
 	cursor->lsn = sx_wal_position(&cursor->timeline);
@@ -973,126 +869,31 @@ read_load(Reading *reading, const SxPosition *after)
 
 /* ---- the cursor ---- */
 
-static void
-retry(const char *detail, const char *hint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("snapshot is older than what the cursor has seen"),
-			 errdetail("%s", detail),
-			 errhint("%s", hint)));
-}
-
-static void
-check_snapshot(Reading *reading, const SxSnapshot *seen)
-{
-	if (!sx_snapshot_contains(reading->now, seen))
-		retry(RecoveryInProgress() ?
-			  "This standby has not replayed all of it." :
-			  "The transaction began before the cursor was made.",
-			  RecoveryInProgress() ?
-			  "Call sync.wait_for() with the cursor in a statement before, or ask the primary." :
-			  "Ask again in a new transaction.");
-}
-
-/* Turns a time into the tick it stands for. */
-static const Reset *
-resolve_time(Reading *reading, SxCursor *cursor)
-{
-	TimestampTz newest;
-	SxSnapshot *tick;
-
-	if (!sx_tick_newest(reading->snapshot, &newest) || cursor->time > newest)
-	{
-		if (RecoveryInProgress())
-			retry("This standby does not know the time yet.",
-				  "Ask again later, or ask the primary.");
-		return &unknown_time;
-	}
-	tick = sx_tick_find(reading->snapshot, cursor->time);
-	if (tick == NULL)
-		return &pruned;
-	cursor->seen = *tick;
-	return NULL;
-}
-
-static const Reset *
-check_history(SxCursor *cursor)
-{
-	if (cursor->generation != sx_catalog_get()->generation_id)
-		return &other_generation;
-	switch (sx_history_of(cursor->timeline, cursor->lsn))
-	{
-		case SX_HISTORY_SHARED:
-			return NULL;
-		case SX_HISTORY_OTHER:
-			return &other_history;
-		case SX_HISTORY_BEHIND:
-			retry("This standby has not replayed the WAL up to the cursor.",
-				  "Call sync.wait_for() with the cursor in a statement before, or ask the primary.");
-	}
-	return NULL;
-}
-
-/* Whether a reset marker is new to this set. */
-static bool
-has_new_marker(Reading *reading, const SxSnapshot *seen)
-{
-	Oid			root = reading->table->root;
-	uint64		newest = sx_logscan_newest_marker(root, reading->snapshot,
-												  reading->now,
-												  sx_snapshot_xmin(seen));
-
-	if (reading->own != 0 &&
-		sx_logscan_has_marker(root, reading->snapshot, reading->own))
-		return true;
-	if (newest == 0)
-		return false;
-	if (newest >= seen->xmax)
-		return true;
-	for (int i = 0; i < seen->nxip; i++)
-		if (sx_snapshot_has(reading->now, seen->xip[i]) &&
-			sx_logscan_has_marker(root, reading->snapshot, seen->xip[i]))
-			return true;
-	return false;
-}
-
 /* Whether the log and the history reach back to the cursor; else why not. */
-static const Reset *
-check_cursor(Reading *reading, SxCursor *cursor, uint64 pruned_below)
+static const SxReset *
+check_cursor(Reading *reading, SxCursor *cursor)
 {
-	const Reset *reset = NULL;
+	const SxReset *reset = sx_validity_of_cursor(cursor, reading->snapshot);
 	bool		loading = cursor->position.kind == SX_POSITION_LOAD;
 	const SxSnapshot *base;
 
-	if (cursor->is_time)
-		reset = resolve_time(reading, cursor);
-	else
-	{
-		reset = check_history(cursor);
-		if (reset == NULL && cursor->question != 0 &&
-			cursor->question != reading->question)
-			reset = &other_question;
-	}
 	if (reset != NULL)
 		return reset;
-
+	if (cursor->question != 0 && cursor->question != reading->question)
+		return &sx_reset_other_question;
 	if (loading && (!cursor->has_target ||
 					(cursor->position.nkeys != 0 &&
 					 cursor->position.nkeys != reading->table->nkeys)))
-		return &other_question;
+		return &sx_reset_other_question;
 	base = loading ? &cursor->target : &cursor->seen;
-	check_snapshot(reading, base);
+	sx_validity_check_snapshot(reading->now, base);
 	if (cursor->has_target)
 	{
-		check_snapshot(reading, &cursor->target);
-		check_snapshot(reading, &cursor->read);
+		sx_validity_check_snapshot(reading->now, &cursor->target);
+		sx_validity_check_snapshot(reading->now, &cursor->read);
 	}
-	if (sx_snapshot_xmin(base) < pruned_below)
-		return &pruned;
-	if (has_new_marker(reading, base))
-		return &marker;
-	return NULL;
+	return sx_validity_of_log(reading->table, base, reading->snapshot,
+							  reading->now, reading->own);
 }
 
 /* Whether a finished transaction is in "now" that "seen" lacks. */
@@ -1240,11 +1041,11 @@ answer(Reading *reading, SxCursor *cursor)
 {
 	uint64		pruned_below = sx_logscan_pruned_below(reading->table->root,
 													   reading->snapshot);
-	const Reset *reset = NULL;
+	const SxReset *reset = NULL;
 	uint64		low;
 
 	if (cursor != NULL)
-		reset = check_cursor(reading, cursor, pruned_below);
+		reset = check_cursor(reading, cursor);
 	if (cursor == NULL || reset != NULL)
 	{
 		tighten(reading, pruned_below);
@@ -1410,18 +1211,19 @@ Datum
 sync_ext_current_cursor(PG_FUNCTION_ARGS)
 {
 	SxCursor	cursor = {0};
-	Reading		reading = {0};
-	uint64		xmax = 0;
+	SxDurable	durable = {0};
+	Snapshot	snapshot;
+	SxSnapshot *now;
+	uint64		newest;
 
 	sx_capture_flush();
-	reading.answer = CurrentMemoryContext;
-	reading.snapshot = GetActiveSnapshot();
-	reading.now = sx_snapshot_of(reading.snapshot);
-	xmax = sx_logscan_newest_of_all(reading.snapshot, reading.now) + 1;
-	if (xmax > 1)
-		note_xid(&reading, xmax - 1);
-	flush(&reading);
-	cursor.seen = *sx_snapshot_below(reading.now, xmax);
+	snapshot = GetActiveSnapshot();
+	now = sx_snapshot_of(snapshot);
+	newest = sx_logscan_newest_of_all(snapshot, now);
+	if (newest > 0)
+		sx_durable_note(&durable, newest);
+	sx_durable_flush(&durable, false);
+	cursor.seen = *sx_snapshot_below(now, newest + 1);
 	cursor.generation = sx_catalog_get()->generation_id;
 	cursor.lsn = sx_wal_position(&cursor.timeline);
 	PG_RETURN_BYTEA_P(sx_cursor_encode(&cursor));
