@@ -1058,6 +1058,12 @@ answer(Reading *reading, SxCursor *cursor)
 			reading->after_reset = true;
 			tell_reset(reading, reset);
 		}
+		if (reading->request->only_cursor)
+		{
+			reading->flush_all = true;
+			tell_up_to_date(reading);
+			return;
+		}
 		tell_load(reading, NULL);
 		return;
 	}

@@ -17,3 +17,9 @@ CREATE FUNCTION sync.fingerprint(
     AS 'MODULE_PATHNAME', 'sync_ext_fingerprint';
 COMMENT ON FUNCTION sync.fingerprint(pg_catalog.text, pg_catalog.text, pg_catalog.text[], pg_catalog.text, pg_catalog.jsonb, pg_catalog.jsonb, pg_catalog.int4)
     IS 'Count and hash of the keys and versions that a client should hold, overall or by ranges of keys';
+
+CREATE FUNCTION sync.reconcile(request pg_catalog.jsonb) RETURNS pg_catalog.jsonb
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'sync_ext_reconcile';
+COMMENT ON FUNCTION sync.reconcile(pg_catalog.jsonb)
+    IS 'Makes a client''s whole copy and the database equal: applies what the client changed, and says what differs';
