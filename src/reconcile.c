@@ -133,6 +133,10 @@ typedef struct Reconciling
 	JsonbParseState *push;		/* the request to push, as far as it is read */
 	int			npushed;
 
+	/* rows of one statement share their time: the last that was parsed */
+	char		time_text[MAXDATELEN + 1];
+	TimestampTz time_value;
+
 	MemoryContext answer;		/* all that lives until the end */
 	MemoryContext step;			/* one row, or one batch */
 
@@ -263,18 +267,27 @@ read_members(Reconciling *all, JsonbContainer *object, HeldRow *row)
 }
 
 static TimestampTz
-parse_time(const char *text)
+parse_time(Reconciling *all, const char *text)
 {
-	return DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in,
-												   CStringGetDatum(text),
-												   ObjectIdGetDatum(InvalidOid),
-												   Int32GetDatum(-1)));
+	Datum		value;
+
+	if (*text != '\0' && strcmp(text, all->time_text) == 0)
+		return all->time_value;
+	value = DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
+								ObjectIdGetDatum(InvalidOid),
+								Int32GetDatum(-1));
+	all->time_value = DatumGetTimestampTz(value);
+	if (strlen(text) < sizeof(all->time_text))
+		strcpy(all->time_text, text);
+	else
+		all->time_text[0] = '\0';
+	return all->time_value;
 }
 
 static bool
 after_cutoff(Reconciling *all, const char *time)
 {
-	return time != NULL && parse_time(time) > all->cutoff;
+	return time != NULL && parse_time(all, time) > all->cutoff;
 }
 
 /* Whether the client has changed the row since it was in touch. */
@@ -415,7 +428,7 @@ read_row(Reconciling *all, JsonbContainer *object)
 		changed ? NULL : row.updated_at;
 	nulls[nkeys] = version == NULL;
 	values[nkeys] = version == NULL ? (Datum) 0 :
-		TimestampTzGetDatum(parse_time(version));
+		TimestampTzGetDatum(parse_time(all, version));
 	nulls[nkeys + 1] = !changed;
 	values[nkeys + 1] = Int32GetDatum(domain->nchanges);
 	sx_keys_put(domain->held, values, nulls);
@@ -553,7 +566,7 @@ read_request(Reconciling *all, Jsonb *request)
 	cutoff = sx_request_string(&request->root, "", "cutoff");
 	all->has_cutoff = cutoff != NULL;
 	if (cutoff != NULL)
-		all->cutoff = parse_time(cutoff);
+		all->cutoff = parse_time(all, cutoff);
 	domains = sx_request_object(&request->root, "", "domains");
 	if (domains == NULL)
 		sx_request_malformed("domains", "is missing",
