@@ -1100,6 +1100,7 @@ apply_and_compare(Reconciling *all, JsonbContainer *domains, StringInfo out)
 {
 	MemoryContext old = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
 
 	/* Where there is nothing to write, a standby will do. */
 	if (all->npushed == 0)
@@ -1107,19 +1108,32 @@ apply_and_compare(Reconciling *all, JsonbContainer *domains, StringInfo out)
 		answer(all, domains, out);
 		return;
 	}
-	if (all->dry_run)
+	if (!all->dry_run)
 	{
-		BeginInternalSubTransaction(NULL);
-		MemoryContextSwitchTo(old);
+		push(all);
+		answer(all, domains, out);
+		return;
 	}
-	push(all);
-	answer(all, domains, out);
-	if (all->dry_run)
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(old);
+	PG_TRY();
 	{
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(old);
-		CurrentResourceOwner = owner;
+		push(all);
+		answer(all, domains, out);
 	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(old);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(old);
+	CurrentResourceOwner = owner;
+	if (error != NULL)
+		ReThrowError(error);
 }
 
 Datum
