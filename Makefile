@@ -35,6 +35,7 @@ SQL_PARTS = $(patsubst %,sql/parts/%.sql, \
 	30_tracking \
 	40_changes \
 	50_operations \
+	75_push \
 	76_reconcile \
 	90_finish)
 INSTALL_SQL = sql/$(EXTENSION)--$(EXTVERSION).sql

@@ -3,10 +3,13 @@
  * pull.c
  *		Changes of many domains in one snapshot, as JSON.
  *
- *	{"client", "user_id", "domains": {"project": {"since", "filter", "params",
+ *	{"client", "user_id", "session", "domains": {"project": {"since", "filter", "params",
  *	 "exclude", "max_rows"}, ...}}
  *	-> {"time", "domains": {"project": {"state", "reset", "forget", "upsert",
  *		"remove", "cursor"}, ...}}
+ *
+ * In a session the client need not say since when: it is the session's
+ * last_sync. The answers name the real keys of provisional ones ("local_ids").
  *
  * The function is STABLE, so all domains are read in the snapshot of the
  * statement that calls it.
@@ -27,7 +30,9 @@
 #include "sync_ext.h"
 #include "changes.h"
 #include "cursor.h"
+#include "pull.h"
 #include "request.h"
+#include "session.h"
 #include "tick.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_pull);
@@ -113,7 +118,7 @@ in_domain(void *arg)
 
 static void
 pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
-			const char *client, const char *user_id)
+			const char *client, const char *user_id, SxSession *session)
 {
 	static const char *const known[] = {
 		"since", "filter", "params", "exclude", "max_rows", NULL
@@ -132,6 +137,8 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 
 	sx_request_check_members(object, path, known);
 	request.domain = domain;
+	if (since == NULL && session != NULL)
+		since = session->last_sync;
 	if (since != NULL)
 		request.since = DatumGetByteaPP(
 			DirectFunctionCall1(sync_ext_cursor_in, CStringGetDatum(since)));
@@ -152,6 +159,8 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	appendStringInfo(out, ": {\"state\": \"%s\", ", sx_change_name(answer.state));
 	if (answer.reset)
 		appendStringInfoString(out, "\"reset\": true, ");
+	if (session != NULL)
+		sx_session_append_local_ids(out, session->client, domain);
 	appendStringInfo(out,
 					 "\"forget\": [], \"upsert\": [%s], \"remove\": [%s], \"cursor\": \"%s\"}",
 					 answer.upserts->data, answer.removes->data, answer.cursor);
@@ -160,11 +169,13 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	error_context_stack = callback.previous;
 }
 
-Datum
-sync_ext_pull(PG_FUNCTION_ARGS)
+Jsonb *
+sx_pull_run(Jsonb *request)
 {
-	static const char *const known[] = {"client", "user_id", "domains", NULL};
-	Jsonb	   *request = PG_GETARG_JSONB_P(0);
+	static const char *const known[] = {
+		"client", "user_id", "session", "domains", NULL
+	};
+	SxSession	session = {0};
 	JsonbValue *domains;
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -173,6 +184,7 @@ sync_ext_pull(PG_FUNCTION_ARGS)
 	TimestampTz at;
 	char	   *client;
 	char	   *user_id;
+	char	   *session_id;
 	char	   *domain = NULL;
 	int			n = 0;
 
@@ -182,6 +194,13 @@ sync_ext_pull(PG_FUNCTION_ARGS)
 	sx_request_check_members(&request->root, "", known);
 	client = sx_request_string(&request->root, "", "client");
 	user_id = sx_request_string(&request->root, "", "user_id");
+	session_id = sx_request_string(&request->root, "", "session");
+	if (session_id != NULL)
+	{
+		sx_session_get(&session, session_id, client);
+		if (user_id == NULL)
+			user_id = session.user_id;
+	}
 	domains = sx_request_member(&request->root, "domains");
 	if (domains == NULL || !sx_request_is_object(domains))
 		sx_request_malformed("domains", "is not an object",
@@ -212,8 +231,15 @@ sync_ext_pull(PG_FUNCTION_ARGS)
 								 "is not an object",
 								 "Give {\"since\": ...}, or {} to load it.");
 		appendStringInfoString(&out, n++ == 0 ? "" : ", ");
-		pull_domain(&out, domain, value.val.binary.data, client, user_id);
+		pull_domain(&out, domain, value.val.binary.data, client, user_id,
+					session_id == NULL ? NULL : &session);
 	}
 	appendStringInfoString(&out, "}}");
-	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(out.data)));
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(out.data)));
+}
+
+Datum
+sync_ext_pull(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_JSONB_P(sx_pull_run(PG_GETARG_JSONB_P(0)));
 }
