@@ -5,7 +5,8 @@
  *
  *	{"client", "user_id", "policy", "time", "cutoff", "dry_run",
  *	 "domains": {"project": {"filter", "params", "rows": [{"key", "modified_at",
- *	 "created_at", "updated_at", "deleted_at", "pending", "data"}, ...]}, ...}}
+ *	 "created_at", "updated_at", "deleted_at", "pending", "data",
+ *	  "assumed"}, ...]}, ...}}
  *	-> {"time", "dry_run", "domains": {"project": {"state", "forget", "upsert",
  *		"remove", "cursor", "stored", "deleted", "send", "refused"}, ...}}
  *
@@ -95,6 +96,9 @@ typedef struct Change
 	char	   *status;
 	char	   *sqlstate;
 	char	   *message;
+	char	   *detail;
+	char	   *hint;
+	char	   *path;			/* in the request */
 	char	   *modified_at;
 } Change;
 
@@ -167,6 +171,7 @@ typedef struct HeldRow
 {
 	JsonbValue	key;			/* jbvNull: not given */
 	JsonbValue	data;
+	JsonbValue	assumed;
 	bool		has_pending;
 	bool		pending;
 	/* times as they were given, or NULL */
@@ -239,7 +244,7 @@ read_members(Reconciling *all, JsonbContainer *object, HeldRow *row)
 	JsonbValue	value;
 
 	memset(row, 0, sizeof(HeldRow));
-	row->key.type = row->data.type = jbvNull;
+	row->key.type = row->data.type = row->assumed.type = jbvNull;
 	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
 	{
 		if (token != WJB_KEY)
@@ -257,12 +262,14 @@ read_members(Reconciling *all, JsonbContainer *object, HeldRow *row)
 			row->deleted_at = time_of(all, "deleted_at", &value);
 		else if (is_named(&name, "data"))
 			row->data = object_of(all, "data", &value);
+		else if (is_named(&name, "assumed"))
+			row->assumed = object_of(all, "assumed", &value);
 		else if (is_named(&name, "pending"))
 			read_pending(all, &value, row);
 		else
 			bad_member(all, pnstrdup(name.val.string.val, name.val.string.len),
 					   "is not known",
-					   "Known members are: key, modified_at, created_at, updated_at, deleted_at, pending, data.");
+					   "Known members are: key, modified_at, created_at, updated_at, deleted_at, pending, data, assumed.");
 	}
 }
 
@@ -360,8 +367,11 @@ add_mutation(JsonbParseState **request, Domain *domain, HeldRow *row)
 	add_object(request, "key", &row->key);
 	if (!deletes)
 		add_object(request, "data", &row->data);
+	if (row->assumed.type != jbvNull)
+		add_object(request, "assumed", &row->assumed);
 	add_string(request, "base", row->modified_at);
-	add_string(request, "at", deletes ? row->deleted_at : row->updated_at);
+	add_string(request, "at", deletes ? row->deleted_at :
+			   row->updated_at != NULL ? row->updated_at : row->created_at);
 	pushJsonbValue(request, WJB_END_OBJECT, NULL);
 }
 
@@ -598,12 +608,27 @@ raise_retry(Reconciling *all, Change *change)
 			 errhint("Nothing was changed. Send the same request again.")));
 }
 
+/* "mutations[7].data.price" is a place in another request than the caller's. */
+static char *
+path_here(Reconciling *all, Change *change, const char *path)
+{
+	const char *rest = path == NULL ? NULL : strchr(path, ']');
+
+	if (rest == NULL)
+		return NULL;
+	return psprintf("domains.%s.rows[%d]%s", all->domain->name, change->row,
+					rest + 1);
+}
+
 static void
 read_result(Reconciling *all, Change *change, JsonbContainer *result)
 {
 	change->status = sx_rowjson_member(result, "status");
 	change->sqlstate = sx_rowjson_member(result, "sqlstate");
 	change->message = sx_rowjson_member(result, "message");
+	change->detail = sx_rowjson_member(result, "detail");
+	change->hint = sx_rowjson_member(result, "hint");
+	change->path = path_here(all, change, sx_rowjson_member(result, "path"));
 	change->modified_at = sx_rowjson_member(result, "modified_at");
 	if (change->status == NULL)
 		elog(ERROR, "push gave no status");
@@ -646,6 +671,7 @@ push(Reconciling *all)
 
 	pushJsonbValue(request, WJB_END_ARRAY, NULL);
 	add_string(request, "client", all->client);
+	add_string(request, "user_id", all->user_id);
 	add_string(request, "policy", all->policy);
 	add_string(request, "time", all->time);
 	read_results(all, sx_push_run(JsonbValueToJsonb(pushJsonbValue(request,
@@ -788,6 +814,15 @@ want(Lookup *lookup, Difference *difference, Change *stored)
 }
 
 static void
+append_text(StringInfo list, const char *name, const char *text)
+{
+	if (text == NULL)
+		return;
+	appendStringInfo(list, ", \"%s\": ", name);
+	escape_json(list, text);
+}
+
+static void
 tell_refused(Domain *domain, Jsonb *key, Change *change)
 {
 	StringInfo	list = domain->refused;
@@ -795,13 +830,11 @@ tell_refused(Domain *domain, Jsonb *key, Change *change)
 	appendStringInfo(list, "%s{\"key\": ", list->len > 0 ? ", " : "");
 	(void) JsonbToCString(list, &key->root, VARSIZE(key));
 	appendStringInfo(list, ", \"status\": \"%s\"", change->status);
-	if (change->sqlstate != NULL)
-		appendStringInfo(list, ", \"sqlstate\": \"%s\"", change->sqlstate);
-	if (change->message != NULL)
-	{
-		appendStringInfoString(list, ", \"message\": ");
-		escape_json(list, change->message);
-	}
+	append_text(list, "sqlstate", change->sqlstate);
+	append_text(list, "message", change->message);
+	append_text(list, "detail", change->detail);
+	append_text(list, "hint", change->hint);
+	append_text(list, "path", change->path);
 	appendStringInfoChar(list, '}');
 }
 

@@ -3,7 +3,7 @@
 -- sync.reconcile: a client's whole copy and the database become equal.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(139);
+SELECT plan(142);
 
 CREATE TABLE doc (id int PRIMARY KEY, team int NOT NULL DEFAULT 1, v text, n int);
 SELECT sync.track('doc', scope => '{team}');
@@ -22,7 +22,7 @@ BEGIN
 	IF here <> 'never' THEN
 		INSERT INTO doc VALUES (k, 1, 'old', 0) RETURNING to_jsonb(modified_at) #>> '{}' INTO m0;
 		held := to_jsonb(doc) FROM doc WHERE id = k;
-		IF here = 'changed' THEN UPDATE doc SET v = 'here' WHERE id = k; END IF;
+		IF here = 'changed' THEN UPDATE doc SET v = 'here' WHERE id = k; PERFORM pg_sleep(0.003); END IF;
 		IF here = 'deleted' THEN DELETE FROM doc WHERE id = k; END IF;
 	END IF;
 	IF there IS NOT NULL THEN
@@ -79,6 +79,8 @@ SELECT is(cell('changed', '{"modified_at": "$M0", "data": {"v": "there"}}', '{"p
 SELECT is(cell('changed', '{"modified_at": "$M0", "updated_at": "2020-01-01T00:00:00Z", "data": {"v": "there"}}', '{"policy": "newer_wins"}'), 'upsert refused:conflict | here', 'changed in both: newer_wins, newer here');
 SELECT is(cell('changed', '{"modified_at": "$M0", "updated_at": "2999-01-01T00:00:00Z", "data": {"v": "there"}}', '{"policy": "newer_wins"}'), 'upsert stored | there', 'changed in both: newer_wins, newer there');
 SELECT is(cell('changed', '{"modified_at": "$M0", "data": {"n": 5}}', '{"policy": "client_wins"}'), 'upsert stored | here', 'changed in both, other columns: client_wins');
+SELECT is(cell('changed', '{"modified_at": "$M0", "data": {"n": 5}, "assumed": {"n": 0, "v": "old"}}', '{"policy": "merge"}'), 'upsert stored | here', 'changed in both, other columns: merge');
+SELECT is(cell('changed', '{"modified_at": "$M0", "data": {"v": "there"}, "assumed": {"v": "old"}}', '{"policy": "merge"}'), 'upsert refused:conflict | here', 'changed in both, the same column: merge');
 SELECT is(cell('deleted', '{"modified_at": "$M0", "data": {"v": "there"}}'), 'remove refused:conflict | gone', 'deleted here, changed there: reject');
 SELECT is(cell('deleted', '{"modified_at": "$M0", "data": {"v": "there"}}', '{"policy": "client_wins"}'), 'upsert stored | there', 'deleted here, changed there: client_wins');
 SELECT is(cell('same', '{"data": {"v": "there"}}'), 'upsert refused:conflict | old', 'made there, and here by somebody else: reject');
@@ -88,6 +90,8 @@ SELECT is(cell('never', '{"data": {"team": null}}'), 'remove refused:rejected | 
 SELECT is(cell('same', '{"modified_at": "$M0", "data": {"n": "x"}}'), 'upsert refused:rejected | old', 'a value of another type');
 
 -- it has, and gives no values
+SELECT is((sync.reconcile('{"domains": {"doc": {"filter": "false", "rows": [{"key": {"id": -1}}, {"key": {"id": -2}, "data": {"n": "x"}}]}}}') #> '{domains,doc,refused,0}') - 'message' - 'hint' - 'detail',
+	'{"key": {"id": -2}, "status": "rejected", "sqlstate": "22P02", "path": "domains.doc.rows[1].data.n"}', 'the refusal names the place');
 SELECT is(cell('never', '{"pending": true}'), 'send | gone', 'made there: the value is missing');
 SELECT is(cell('same', '{"modified_at": "$M0", "pending": true}'), 'send | old', 'changed there');
 SELECT is(cell('changed', '{"modified_at": "$M0", "pending": true}'), 'send | here', 'changed in both');
