@@ -175,6 +175,7 @@ sx_ledger_claim(SxDevice *device, const char *client, const char *user_id,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("client must not be empty"),
+				 errdetail("What a client pushed is remembered under its name."),
 				 errhint("Give each client a name of its own, such as a UUID.")));
 	memset(device, 0, sizeof(SxDevice));
 	device->client = pstrdup(client);
@@ -320,7 +321,7 @@ sx_ledger_own_writes(const SxDevice *device, int n, const Oid *roots,
 	rows = run("SELECT k.ord, m.known_from, m.modified_at FROM " SX_KEYS " k, LATERAL ("
 			   "SELECT * FROM sync.mutation m WHERE m.device OPERATOR(pg_catalog.=) $1"
 			   " AND m.rel OPERATOR(pg_catalog.=) k.rel AND m.key_hash OPERATOR(pg_catalog.=) k.key_hash"
-			   " AND m.applied ORDER BY m.device DESC, m.rel DESC, m.key_hash DESC, m.place DESC LIMIT 1) m",
+			   " AND m.applied AND (m.modified_at IS NOT NULL OR m.known_from IS NULL) ORDER BY m.device DESC, m.rel DESC, m.key_hash DESC, m.place DESC LIMIT 1) m",
 			   1, types, values, NULL, SPI_OK_SELECT);
 	sx_catalog_restore_user(user);
 	for (int i = 0; i < rows; i++)
@@ -450,9 +451,8 @@ remember_mutation(SxDirect *target, const SxDevice *device,
 		!applied || !mutation->has_modified_at;
 	values[Anum_mutation_modified_at - 1] =
 		TimestampTzGetDatum(mutation->modified_at);
-	/* nothing was to be written: the version is somebody else's */
-	nulls[Anum_mutation_known_from - 1] =
-		nulls[Anum_mutation_modified_at - 1] || mutation->written;
+	/* nothing was to be written: the version, or the deletion, is another's */
+	nulls[Anum_mutation_known_from - 1] = mutation->written;
 	values[Anum_mutation_known_from - 1] =
 		values[Anum_mutation_modified_at - 1];
 	sx_direct_insert(target, values, nulls, GetCurrentCommandId(true));
