@@ -227,7 +227,7 @@ recall_one(SxMutation *mutation, int row, MemoryContext context)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		mutation->key_json = (Jsonb *) PG_DETOAST_DATUM_COPY(key);
+		mutation->recalled_key = (Jsonb *) PG_DETOAST_DATUM_COPY(key);
 		mutation->key_made = true;
 		MemoryContextSwitchTo(old);
 	}
@@ -321,7 +321,7 @@ sx_ledger_own_writes(const SxDevice *device, int n, const Oid *roots,
 	rows = run("SELECT k.ord, m.known_from, m.modified_at FROM " SX_KEYS " k, LATERAL ("
 			   "SELECT * FROM sync.mutation m WHERE m.device OPERATOR(pg_catalog.=) $1"
 			   " AND m.rel OPERATOR(pg_catalog.=) k.rel AND m.key_hash OPERATOR(pg_catalog.=) k.key_hash"
-			   " AND m.applied AND (m.modified_at IS NOT NULL OR m.known_from IS NULL) ORDER BY m.device DESC, m.rel DESC, m.key_hash DESC, m.place DESC LIMIT 1) m",
+			   " AND m.applied AND (m.known_from IS NULL OR m.known_from OPERATOR(pg_catalog.<) 'infinity'::pg_catalog.timestamptz) ORDER BY m.device DESC, m.rel DESC, m.key_hash DESC, m.place DESC LIMIT 1) m",
 			   1, types, values, NULL, SPI_OK_SELECT);
 	sx_catalog_restore_user(user);
 	for (int i = 0; i < rows; i++)
@@ -451,10 +451,9 @@ remember_mutation(SxDirect *target, const SxDevice *device,
 		!applied || !mutation->has_modified_at;
 	values[Anum_mutation_modified_at - 1] =
 		TimestampTzGetDatum(mutation->modified_at);
-	/* nothing was to be written: the version, or the deletion, is another's */
+	/* what wrote nothing is nobody's last write */
 	nulls[Anum_mutation_known_from - 1] = mutation->written;
-	values[Anum_mutation_known_from - 1] =
-		values[Anum_mutation_modified_at - 1];
+	values[Anum_mutation_known_from - 1] = TimestampTzGetDatum(DT_NOEND);
 	sx_direct_insert(target, values, nulls, GetCurrentCommandId(true));
 }
 

@@ -84,6 +84,8 @@ typedef struct SxMutation
 	/* how it was dealt with */
 	SxStatus	status;
 	Bitmapset  *sets;			/* the columns that the statement sets */
+	bool		recalled;		/* applied before ... */
+	Jsonb	   *recalled_key;	/* to a row with a key that the server made */
 	bool		remembered;		/* refused before: "seq" is from then */
 	int64		seq;
 	SxRefusal	refusal;

@@ -196,11 +196,7 @@ sx_pull_run(Jsonb *request)
 	user_id = sx_request_string(&request->root, "", "user_id");
 	session_id = sx_request_string(&request->root, "", "session");
 	if (session_id != NULL)
-	{
 		sx_session_get(&session, session_id, client);
-		if (user_id == NULL)
-			user_id = session.user_id;
-	}
 	domains = sx_request_member(&request->root, "domains");
 	if (domains == NULL || !sx_request_is_object(domains))
 		sx_request_malformed("domains", "is not an object",

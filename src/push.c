@@ -16,8 +16,9 @@
  *
  * A mutation may fail only for the order inside the batch: a child that comes
  * before its parent. Those wait for the end, and with them every later one of
- * the same row, so that the row ends as its author left it. They are tried
- * until a pass helps no more; what is left is refused.
+ * the same row, so that the row ends as its author left it. There each is
+ * tried together with those that it needs (order.c), until a pass helps no
+ * more; what is left is refused.
  *
  * Deferred constraints would let the commit fail, and with it everything. So
  * they are asked before a subtransaction is released, in one more that is
@@ -47,6 +48,7 @@
 #include "cursor.h"
 #include "ledger.h"
 #include "mutation.h"
+#include "order.h"
 #include "plan.h"
 #include "pull.h"
 #include "push.h"
@@ -327,7 +329,8 @@ static SxLocalIds *local_ids = NULL;
 static void
 assign_step(Push *push, SxMutation *mutation)
 {
-	sx_session_assign(local_ids, mutation);
+	if (!mutation->recalled)
+		sx_session_assign(local_ids, mutation);
 }
 
 static void
@@ -360,6 +363,8 @@ answer_key_step(Push *push, SxMutation *mutation)
 {
 	Jsonb	   *data = mutation->data_json;
 
+	if (mutation->recalled_key != NULL)
+		mutation->key_json = mutation->recalled_key;
 	if (mutation->key_json != NULL)
 		mutation->data_json = NULL;
 	mutation->assumed_json = NULL;
@@ -421,6 +426,7 @@ prepare(Push *push, SxMutation **twins)
 		{
 			/* so that the steps take it */
 			push->mutations[i]->status = SX_STATUS_OPEN;
+			push->mutations[i]->recalled = true;
 			duplicates[nduplicates++] = push->mutations[i];
 		}
 	others.mutations = duplicates;
@@ -628,16 +634,52 @@ apply(Push *push, SxMutation **mutations, int n)
 		make_wait(push, mutations[0]);
 }
 
+/*
+ * Those that waited: all at once, or each with what it needs.
+ */
+static void
+apply_waiting(Push *push, SxMutation **mutations, int n)
+{
+	SxOrder    *order;
+	SxMutation **closure;
+
+	if (push->may_wait && attempt(push, mutations, n))
+		return;
+	order = sx_order_begin(mutations, n);
+	closure = MemoryContextAllocHuge(push->context, sizeof(SxMutation *) * n);
+	for (int i = 0; i < n; i++)
+	{
+		int			size;
+
+		CHECK_FOR_INTERRUPTS();
+		if (mutations[i]->status != SX_STATUS_OPEN)
+			continue;
+		closure[0] = mutations[i];
+		if (pass_over_waiting(push, closure, 1) == 0)
+			continue;
+		size = sx_order_closure(order, i, closure);
+		if (size == 1 || !attempt(push, closure, size))
+		{
+			closure[0] = mutations[i];
+			apply(push, closure, 1);
+		}
+	}
+	pfree(closure);
+}
+
 /* One pass over those that are open; returns how many wait after it. */
 static int
-apply_pass(Push *push, SxMutation **mutations, int n, bool may_wait)
+apply_pass(Push *push, SxMutation **mutations, int n, bool first, bool may_wait)
 {
 	push->may_wait = may_wait;
 	push->nwaiting = 0;
 	push->waiting = MemoryContextAllocHuge(push->context,
 										   sizeof(SxMutation *) * (n + 1));
 	push->waiting_rows = make_rows(push->context);
-	apply(push, mutations, n);
+	if (first)
+		apply(push, mutations, n);
+	else
+		apply_waiting(push, mutations, n);
 	hash_destroy(push->waiting_rows);
 	return push->nwaiting;
 }
@@ -653,20 +695,17 @@ apply_all(Push *push)
 	for (int i = 0; i < push->n; i++)
 		if (push->mutations[i]->status == SX_STATUS_OPEN)
 			open[n++] = push->mutations[i];
-	waiting = apply_pass(push, open, n, true);
+	waiting = apply_pass(push, open, n, true, true);
 	while (waiting > 0)
 	{
-		bool		helps;
-
 		n = waiting;
 		open = push->waiting;
-		waiting = apply_pass(push, open, n, true);
-		helps = waiting < n;
-		if (waiting > 0 && !helps)
+		waiting = apply_pass(push, open, n, false, true);
+		if (waiting == n)
 		{
 			/* refused for good; what comes after them is tried all the same */
 			open = push->waiting;
-			(void) apply_pass(push, open, waiting, false);
+			(void) apply_pass(push, open, n, false, false);
 			break;
 		}
 	}
@@ -1195,8 +1234,6 @@ run(Push *push, Jsonb *request)
 	{
 		sx_ledger_claim(&push->device, push->client, push->user_id, push->n);
 		push->writer.device = &push->device;
-		if (push->user_id == NULL)
-			push->user_id = push->device.user_id;
 	}
 	push->writer.context = push->context;
 	push->writer.now = GetCurrentTimestamp();

@@ -472,6 +472,7 @@ sx_session_assign(SxLocalIds *ids, SxMutation *mutation)
 	if (text == NULL)
 		sx_request_malformed(path, "is missing",
 							 "Give the provisional key, by which other records refer to it.");
+	mutation->local_id = text;
 	if (local_id(ids, mutation->table->root, text, false) != NULL)
 		return;
 

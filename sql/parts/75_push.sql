@@ -55,7 +55,7 @@ COMMENT ON COLUMN sync.mutation.key IS 'the key, where the server made it';
 COMMENT ON COLUMN sync.mutation.applied IS 'false: it was refused, and may come again';
 COMMENT ON COLUMN sync.mutation.xid IS 'the transaction that applied it';
 COMMENT ON COLUMN sync.mutation.at IS 'when that was';
-COMMENT ON COLUMN sync.mutation.known_from IS 'for a row touched beside: all that happened to it since this modified_at was the client''s doing';
+COMMENT ON COLUMN sync.mutation.known_from IS 'for a row touched beside: all that happened to it since this modified_at was the client''s doing; infinity: nothing was to be written';
 COMMENT ON COLUMN sync.mutation.modified_at IS 'of the row, after it; null where the row went';
 COMMENT ON INDEX sync.mutation_by_id IS 'to recognise a mutation that comes again';
 COMMENT ON INDEX sync.mutation_by_key IS 'for the client''s last write to a row';
