@@ -41,6 +41,8 @@ SQL_PARTS = $(patsubst %,sql/parts/%.sql, \
 	50_operations \
 	60_worker \
 	70_views \
+	75_push \
+	76_reconcile \
 	80_journals \
 	81_journal_ids \
 	90_finish)

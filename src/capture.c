@@ -525,6 +525,8 @@ sx_capture_note_read(void)
 
 /* ---- the row trigger ---- */
 
+void		(*sx_capture_watcher) (SxTable *table, TriggerData *trigger) = NULL;
+
 static bool
 same_column(TupleTableSlot *a, TupleTableSlot *b, AttrNumber attnum)
 {
@@ -664,6 +666,8 @@ sync_ext_capture(PG_FUNCTION_ARGS)
 
 	if (table->tracked)
 		capture_row(table, trigger);
+	if (table->tracked && sx_capture_watcher != NULL)
+		sx_capture_watcher(table, trigger);
 	for (int i = 0; i < table->nmasters; i++)
 	{
 		sx_cascade_collect(table, &table->masters[i], trigger->tg_trigslot);

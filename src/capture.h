@@ -9,10 +9,15 @@
 #ifndef SYNC_EXT_CAPTURE_H
 #define SYNC_EXT_CAPTURE_H
 
+#include "commands/trigger.h"
+
 #include "tracked.h"
 
 /* Registers the transaction callbacks. Called once, at load. */
 extern void sx_capture_init(void);
+
+/* Who wants to see every change of a tracked row when it is captured. */
+extern void (*sx_capture_watcher) (SxTable *table, TriggerData *trigger);
 
 /*
  * Inserts the entries that wait in memory, as far as the current

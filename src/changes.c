@@ -1420,6 +1420,12 @@ answer(Reading *reading, SxCursor *cursor)
 		}
 		if (!is_view)
 			read_rights(reading, NULL);
+		if (reading->request->only_cursor)
+		{
+			reading->flush_all = true;
+			tell_up_to_date(reading);
+			return;
+		}
 		tell_load(reading, NULL);
 		return;
 	}

@@ -23,6 +23,7 @@ typedef struct SxRequest
 	const char *client;
 	Jsonb	   *exclude;
 	int			max_rows;		/* 0: all */
+	bool		only_cursor;	/* as if all had been loaded already */
 } SxRequest;
 
 typedef enum SxChangeKind

@@ -11,7 +11,8 @@
  * It must be immutable: the rows that a filter selects must change by changes
  * of the rows alone, or a client would miss those that now() brought in. For
  * the same reason it can hold no subquery: changes of the other table would
- * go unseen.
+ * go unseen. Only a question that is asked once, of whole rows and not of the
+ * log, may hold both.
  *
  * The conjuncts on key and scope columns are applied to the log, too, so that
  * a narrow filter reads a narrow part of it: see changes.c.
@@ -154,8 +155,28 @@ raw_expression(const char *text)
 	return expression;
 }
 
+/* Whether rows enter and leave by changes of the table's own rows alone. */
+static bool
+can_be_followed(Node *expression)
+{
+	return !checkExprHasSubLink(expression) &&
+		!contain_mutable_functions(expression);
+}
+
 static void
-check_expression(Node *expression, const char *text)
+check_once(Node *expression, const char *text)
+{
+	if (contain_volatile_functions(expression))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("filter must not be volatile"),
+				 errdetail("It calls a function whose result changes within a statement. The filter is \"%s\".",
+						   text),
+				 errhint("Pass the value as a parameter.")));
+}
+
+static void
+check_followed(Node *expression, const char *text)
 {
 	if (checkExprHasSubLink(expression))
 		ereport(ERROR,
@@ -171,6 +192,11 @@ check_expression(Node *expression, const char *text)
 				 errdetail("It calls a function that is stable or volatile, so rows would enter and leave without a change. The filter is \"%s\".",
 						   text),
 				 errhint("Pass the value as a parameter, instead of now() or a setting; compare timestamptz with timestamptz.")));
+}
+
+static void
+check_columns(Node *expression, const char *text)
+{
 	if (contain_var_clause(expression))
 	{
 		List	   *vars = pull_var_clause(expression, 0);
@@ -394,15 +420,23 @@ split(SxTable *table, SxFilter *filter, Node *expression)
 
 /* ---- cache ---- */
 
+/* "can_follow": where it is asked once, else NULL. */
 static SxFilter *
-make_filter(SxTable *table, const char *text)
+make_filter(SxTable *table, const char *text, bool *can_follow)
 {
 	SxFilter   *filter = palloc0(sizeof(SxFilter));
 	Node	   *expression = analyse(table, text, &filter->param_types,
 									 &filter->nparams);
 	int			level;
 
-	check_expression(expression, text);
+	if (can_follow == NULL)
+		check_followed(expression, text);
+	else
+	{
+		check_once(expression, text);
+		*can_follow = can_be_followed(expression);
+	}
+	check_columns(expression, text);
 
 	/* What the deparsed text leaves unqualified depends on the path. */
 	level = NewGUCNestLevel();
@@ -413,7 +447,9 @@ make_filter(SxTable *table, const char *text)
 									 true, false);
 	AtEOXact_GUC(true, level);
 
-	split(table, filter, expression);
+	/* the log is not asked where nothing is followed */
+	if (can_follow == NULL)
+		split(table, filter, expression);
 	return filter;
 }
 
@@ -508,7 +544,7 @@ sx_filter_get(SxTable *table, const char *text)
 	old = MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		filter = make_filter(table, text);
+		filter = make_filter(table, text, NULL);
 	}
 	PG_CATCH();
 	{
@@ -531,6 +567,23 @@ sx_filter_get(SxTable *table, const char *text)
 	MemoryContextSetParent(context, CacheMemoryContext);
 	cached->context = context;
 	MemoryContextSwitchTo(old);
+	return filter;
+}
+
+SxFilter *
+sx_filter_get_once(SxTable *table, const char *text, bool *can_follow)
+{
+	SxFilter   *volatile filter = NULL;
+
+	PG_TRY();
+	{
+		filter = make_filter(table, text, can_follow);
+	}
+	PG_CATCH();
+	{
+		rethrow(text);
+	}
+	PG_END_TRY();
 	return filter;
 }
 

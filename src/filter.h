@@ -50,6 +50,15 @@ typedef struct SxFilter
 extern SxFilter *sx_filter_get(SxTable *table, const char *text);
 
 /*
+ * The same for a question that is asked once, and not followed from a cursor
+ * on: subqueries and stable functions are allowed, volatile ones are not.
+ * *can_follow says whether sx_filter_get() takes the filter, too. Made anew at
+ * each call, in the current memory context.
+ */
+extern SxFilter *sx_filter_get_once(SxTable *table, const char *text,
+									bool *can_follow);
+
+/*
  * The values of a filter's parameters, from text, in the current context.
  * Raises invalid_parameter_value where their number is wrong.
  */

@@ -3,10 +3,13 @@
  * pull.c
  *		Changes of many domains in one snapshot, as JSON.
  *
- *	{"client", "user_id", "domains": {"project": {"since", "filter", "params",
+ *	{"client", "user_id", "session", "domains": {"project": {"since", "filter", "params",
  *	 "exclude", "max_rows"}, ...}}
  *	-> {"time", "domains": {"project": {"state", "reset", "forget", "upsert",
  *		"remove", "cursor"}, ...}}
+ *
+ * In a session the client need not say since when: it is the session's
+ * last_sync. The answers name the real keys of provisional ones ("local_ids").
  *
  * The function is STABLE, so all domains are read in the snapshot of the
  * statement that calls it.
@@ -16,7 +19,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "utils/array.h"
 #include "utils/datetime.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -28,132 +30,17 @@
 #include "sync_ext.h"
 #include "changes.h"
 #include "cursor.h"
+#include "pull.h"
+#include "request.h"
+#include "session.h"
 #include "tick.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_pull);
 
-static void
-malformed(const char *path, const char *problem, const char *hint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("malformed request"),
-			 errdetail("%s %s.", path, problem),
-			 errhint("%s", hint)));
-}
-
-static JsonbValue *
-member(JsonbContainer *object, const char *name)
-{
-	JsonbValue	key;
-	JsonbValue *value;
-
-	key.type = jbvString;
-	key.val.string.val = unconstify(char *, name);
-	key.val.string.len = strlen(name);
-	value = findJsonbValueFromContainer(object, JB_FOBJECT, &key);
-	return value == NULL || value->type == jbvNull ? NULL : value;
-}
-
-/* Every member must be one that we know: a misspelt "filter" is no filter. */
-static void
-check_members(JsonbContainer *object, const char *path,
-			  const char *const *known)
-{
-	JsonbIterator *iterator = JsonbIteratorInit(object);
-	JsonbIteratorToken token;
-	JsonbValue	value;
-
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		bool		found = false;
-		StringInfoData list;
-
-		if (token != WJB_KEY)
-			continue;
-		initStringInfo(&list);
-		for (int i = 0; known[i] != NULL; i++)
-		{
-			appendStringInfo(&list, "%s%s", i == 0 ? "" : ", ", known[i]);
-			if (strlen(known[i]) == value.val.string.len &&
-				memcmp(known[i], value.val.string.val,
-					   value.val.string.len) == 0)
-				found = true;
-		}
-		if (!found)
-			malformed(psprintf("%s%s%.*s", path, *path == '\0' ? "" : ".",
-							   value.val.string.len, value.val.string.val),
-					  "is not known",
-					  psprintf("Known members are: %s.", list.data));
-	}
-}
-
-static char *
-string_member(JsonbContainer *object, const char *path, const char *name)
-{
-	JsonbValue *value = member(object, name);
-
-	if (value == NULL)
-		return NULL;
-	if (value->type != jbvString)
-		malformed(psprintf("%s%s%s", path, *path == '\0' ? "" : ".", name),
-				  "is not a string", "Give a string, or null.");
-	return pnstrdup(value->val.string.val, value->val.string.len);
-}
-
-/* "params": strings as they are, other scalars by their text. */
-static ArrayType *
-params_member(JsonbContainer *object, const char *path)
-{
-	JsonbValue *value = member(object, "params");
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue	element;
-	Datum	   *texts;
-	bool	   *nulls;
-	int			n = 0;
-	int			dims[1];
-	int			lower[1] = {1};
-
-	if (value == NULL)
-		return NULL;
-	if (value->type != jbvBinary ||
-		!JsonContainerIsArray(value->val.binary.data) ||
-		JsonContainerIsScalar(value->val.binary.data))
-		malformed(psprintf("%s.params", path), "is not an array",
-				  "Give one value for each of $1, $2, and so on.");
-	texts = palloc(sizeof(Datum) * (JsonContainerSize(value->val.binary.data) + 1));
-	nulls = palloc(sizeof(bool) * (JsonContainerSize(value->val.binary.data) + 1));
-	iterator = JsonbIteratorInit(value->val.binary.data);
-	while ((token = JsonbIteratorNext(&iterator, &element, true)) != WJB_DONE)
-	{
-		char	   *text = NULL;
-		Jsonb	   *json;
-
-		if (token != WJB_ELEM)
-			continue;
-		if (element.type == jbvString)
-			text = pnstrdup(element.val.string.val, element.val.string.len);
-		else if (element.type != jbvNull)
-		{
-			json = JsonbValueToJsonb(&element);
-			text = JsonbToCString(NULL, &json->root, VARSIZE(json));
-		}
-		nulls[n] = text == NULL;
-		texts[n] = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
-		n++;
-	}
-	dims[0] = n;
-	if (n == 0)
-		return construct_empty_array(TEXTOID);
-	return construct_md_array(texts, nulls, 1, dims, lower, TEXTOID, -1, false,
-							  TYPALIGN_INT);
-}
-
 static int
 max_rows_member(JsonbContainer *object, const char *path)
 {
-	JsonbValue *value = member(object, "max_rows");
+	JsonbValue *value = sx_request_member(object, "max_rows");
 	char	   *text;
 	int			max_rows = 0;
 
@@ -167,8 +54,9 @@ max_rows_member(JsonbContainer *object, const char *path)
 			max_rows = atoi(text);
 	}
 	if (max_rows < 1)
-		malformed(psprintf("%s.max_rows", path), "is not a whole number of at least 1",
-				  "Leave it out to get everything at once.");
+		sx_request_malformed(psprintf("%s.max_rows", path),
+							 "is not a whole number of at least 1",
+							 "Leave it out to get everything at once.");
 	return max_rows;
 }
 
@@ -234,7 +122,7 @@ in_domain(void *arg)
 
 static void
 pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
-			const char *client, const char *user_id)
+			const char *client, const char *user_id, SxSession *session)
 {
 	static const char *const known[] = {
 		"since", "filter", "params", "exclude", "max_rows", NULL
@@ -242,8 +130,8 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	char	   *path = psprintf("domains.%s", domain);
 	SxRequest	request = {0};
 	Answer		answer = {0};
-	JsonbValue *exclude = member(object, "exclude");
-	char	   *since = string_member(object, path, "since");
+	JsonbValue *exclude = sx_request_member(object, "exclude");
+	char	   *since = sx_request_string(object, path, "since");
 	ErrorContextCallback callback;
 
 	callback.callback = in_domain;
@@ -251,13 +139,15 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	check_members(object, path, known);
+	sx_request_check_members(object, path, known);
 	request.domain = domain;
+	if (since == NULL && session != NULL)
+		since = session->last_sync;
 	if (since != NULL)
 		request.since = DatumGetByteaPP(
 			DirectFunctionCall1(sync_ext_cursor_in, CStringGetDatum(since)));
-	request.filter = string_member(object, path, "filter");
-	request.params = params_member(object, path);
+	request.filter = sx_request_string(object, path, "filter");
+	request.params = sx_request_params(object, path);
 	request.max_rows = max_rows_member(object, path);
 	request.client = client;
 	request.user_id = user_id;
@@ -274,6 +164,8 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	appendStringInfo(out, ": {\"state\": \"%s\", ", sx_change_name(answer.state));
 	if (answer.reset)
 		appendStringInfoString(out, "\"reset\": true, ");
+	if (session != NULL)
+		sx_session_append_local_ids(out, session->client, domain);
 	appendStringInfo(out,
 					 "\"forget\": [%s], \"upsert\": [%s], \"remove\": [%s], \"cursor\": \"%s\"}",
 					 answer.forgets->data, answer.upserts->data, answer.removes->data, answer.cursor);
@@ -283,11 +175,13 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	error_context_stack = callback.previous;
 }
 
-Datum
-sync_ext_pull(PG_FUNCTION_ARGS)
+Jsonb *
+sx_pull_run(Jsonb *request)
 {
-	static const char *const known[] = {"client", "user_id", "domains", NULL};
-	Jsonb	   *request = PG_GETARG_JSONB_P(0);
+	static const char *const known[] = {
+		"client", "user_id", "session", "domains", NULL
+	};
+	SxSession	session = {0};
 	JsonbValue *domains;
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -296,20 +190,23 @@ sync_ext_pull(PG_FUNCTION_ARGS)
 	TimestampTz at;
 	char	   *client;
 	char	   *user_id;
+	char	   *session_id;
 	char	   *domain = NULL;
 	int			n = 0;
 
 	if (!JB_ROOT_IS_OBJECT(request))
-		malformed("the request", "is not an object",
-				  "Give {\"domains\": {...}}.");
-	check_members(&request->root, "", known);
-	client = string_member(&request->root, "", "client");
-	user_id = string_member(&request->root, "", "user_id");
-	domains = member(&request->root, "domains");
-	if (domains == NULL || domains->type != jbvBinary ||
-		!JsonContainerIsObject(domains->val.binary.data))
-		malformed("domains", "is not an object",
-				  "Give {\"domains\": {\"name\": {\"since\": ...}}}.");
+		sx_request_malformed("", "is not an object",
+							 "Give {\"domains\": {...}}.");
+	sx_request_check_members(&request->root, "", known);
+	client = sx_request_string(&request->root, "", "client");
+	user_id = sx_request_string(&request->root, "", "user_id");
+	session_id = sx_request_string(&request->root, "", "session");
+	if (session_id != NULL)
+		sx_session_get(&session, session_id, client);
+	domains = sx_request_member(&request->root, "domains");
+	if (domains == NULL || !sx_request_is_object(domains))
+		sx_request_malformed("domains", "is not an object",
+							 "Give {\"domains\": {\"name\": {\"since\": ...}}}.");
 
 	initStringInfo(&out);
 	appendStringInfoString(&out, "{\"time\": ");
@@ -331,13 +228,20 @@ sync_ext_pull(PG_FUNCTION_ARGS)
 			domain = pnstrdup(value.val.string.val, value.val.string.len);
 		if (token != WJB_VALUE)
 			continue;
-		if (value.type != jbvBinary ||
-			!JsonContainerIsObject(value.val.binary.data))
-			malformed(psprintf("domains.%s", domain), "is not an object",
-					  "Give {\"since\": ...}, or {} to load it.");
+		if (!sx_request_is_object(&value))
+			sx_request_malformed(psprintf("domains.%s", domain),
+								 "is not an object",
+								 "Give {\"since\": ...}, or {} to load it.");
 		appendStringInfoString(&out, n++ == 0 ? "" : ", ");
-		pull_domain(&out, domain, value.val.binary.data, client, user_id);
+		pull_domain(&out, domain, value.val.binary.data, client, user_id,
+					session_id == NULL ? NULL : &session);
 	}
 	appendStringInfoString(&out, "}}");
-	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(out.data)));
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(out.data)));
+}
+
+Datum
+sync_ext_pull(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_JSONB_P(sx_pull_run(PG_GETARG_JSONB_P(0)));
 }

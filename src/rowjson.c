@@ -260,6 +260,22 @@ sx_rowjson_key_text(SxTable *table, const Datum *key)
 	return JsonbToCString(NULL, &json->root, VARSIZE(json));
 }
 
+void
+sx_rowjson_append_value(StringInfo text, Datum value, Oid type)
+{
+	JsonbValue	json;
+	Jsonb	   *whole;
+
+	column_value(&json, value, type);
+	if (json.type == jbvString)
+	{
+		appendBinaryStringInfo(text, json.val.string.val, json.val.string.len);
+		return;
+	}
+	whole = JsonbValueToJsonb(&json);
+	(void) JsonbToCString(text, &whole->root, VARSIZE(whole));
+}
+
 char *
 sx_rowjson_member(JsonbContainer *object, const char *name)
 {

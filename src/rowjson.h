@@ -8,6 +8,7 @@
 #ifndef SYNC_EXT_ROWJSON_H
 #define SYNC_EXT_ROWJSON_H
 
+#include "lib/stringinfo.h"
 #include "utils/jsonb.h"
 
 #include "tracked.h"
@@ -30,6 +31,12 @@ extern Jsonb *sx_rowjson_key(SxTable *table, const Datum *key);
 
 /* The same as text. */
 extern char *sx_rowjson_key_text(SxTable *table, const Datum *key);
+
+/*
+ * Appends what a client has for a value: a string as it is, anything else as
+ * its JSON text.
+ */
+extern void sx_rowjson_append_value(StringInfo text, Datum value, Oid type);
 
 /*
  * Reads the key out of an object, other members being ignored. Raises

@@ -77,21 +77,9 @@ append_big_numbers(StringInfo sql, Oid relid, const char *alias)
 		appendStringInfoChar(sql, ')');
 }
 
-/*
- * The document of the row "t", or, where no view makes it, the row itself, of
- * which sx_rowjson_row() makes one. (The cast keeps a column named like the
- * alias from being taken for the row.)
- */
-static void
-append_document(StringInfo sql, SxTable *table)
+void
+sx_rows_append_source(StringInfo sql, SxTable *table)
 {
-	if (!OidIsValid(table->source))
-	{
-		appendStringInfo(sql, SX_ALIAS ".*::%s", sx_plan_relation(table->root));
-		return;
-	}
-	appendStringInfoString(sql, "(SELECT pg_catalog.to_jsonb(s.*)");
-	append_big_numbers(sql, table->source, "s");
 	appendStringInfo(sql, " FROM %s s WHERE ", sx_plan_relation(table->source));
 	for (int i = 0; i < table->nkeys; i++)
 	{
@@ -109,12 +97,29 @@ append_document(StringInfo sql, SxTable *table)
 					  get_atttype(table->source, attnum),
 					  column(key->name), key->type);
 	}
+}
+
+/*
+ * The document of the row "t", or, where no view makes it, the row itself, of
+ * which sx_rowjson_row() makes one. (The cast keeps a column named like the
+ * alias from being taken for the row.)
+ */
+static void
+append_document(StringInfo sql, SxTable *table)
+{
+	if (!OidIsValid(table->source))
+	{
+		appendStringInfo(sql, SX_ALIAS ".*::%s", sx_plan_relation(table->root));
+		return;
+	}
+	appendStringInfoString(sql, "(SELECT pg_catalog.to_jsonb(s.*)");
+	append_big_numbers(sql, table->source, "s");
+	sx_rows_append_source(sql, table);
 	appendStringInfoChar(sql, ')');
 }
 
-/* "filter and not deleted", or nothing at all: then false. */
-static bool
-append_condition(StringInfo sql, SxTable *table, SxFilter *filter)
+bool
+sx_rows_append_condition(StringInfo sql, SxTable *table, SxFilter *filter)
 {
 	bool		any = false;
 
@@ -140,7 +145,7 @@ lookup_query(SxTable *table, SxFilter *filter, bool by_tid)
 	bool		conditional;
 
 	initStringInfo(&condition);
-	conditional = append_condition(&condition, table, filter);
+	conditional = sx_rows_append_condition(&condition, table, filter);
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT k.ord, ");
@@ -187,23 +192,27 @@ ordering_schema(SxColumn *key)
 	return schema;
 }
 
-static void
-append_after(StringInfo sql, SxTable *table, int nparams)
+char *
+sx_rows_key_operator(SxTable *table, const char *name)
 {
 	Oid			schema = ordering_schema(&table->keys[0]);
 
 	for (int i = 1; i < table->nkeys; i++)
 		if (ordering_schema(&table->keys[i]) != schema)
 			schema = InvalidOid;
+	if (!OidIsValid(schema))
+		return pstrdup(name);
+	return psprintf("OPERATOR(%s.%s)",
+					quote_identifier(get_namespace_name(schema)), name);
+}
 
+static void
+append_after(StringInfo sql, SxTable *table, int nparams)
+{
 	for (int i = 0; i < table->nkeys; i++)
 		appendStringInfo(sql, "%s%s", i == 0 ? "(" : ", ",
 						 column(table->keys[i].name));
-	if (OidIsValid(schema))
-		appendStringInfo(sql, ") OPERATOR(%s.>) (",
-						 quote_identifier(get_namespace_name(schema)));
-	else
-		appendStringInfoString(sql, ") > (");
+	appendStringInfo(sql, ") %s (", sx_rows_key_operator(table, ">"));
 	for (int i = 0; i < table->nkeys; i++)
 		appendStringInfo(sql, "%s$%d", i == 0 ? "" : ", ", nparams + i + 1);
 	appendStringInfoChar(sql, ')');
@@ -218,7 +227,7 @@ load_query(SxTable *table, SxFilter *filter, bool by_scope, bool after,
 	bool		conditional;
 
 	initStringInfo(&condition);
-	conditional = append_condition(&condition, table, filter);
+	conditional = sx_rows_append_condition(&condition, table, filter);
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT 0, ");

@@ -9,6 +9,7 @@
 #define SYNC_EXT_ROWS_H
 
 #include "datatype/timestamp.h"
+#include "lib/stringinfo.h"
 #include "nodes/params.h"
 
 #include "cursor.h"
@@ -57,6 +58,25 @@ extern void sx_rows_load(SxTable *table, SxFilter *filter,
 /* Puts a key into a position: text that reads back to the same. */
 extern void sx_rows_position(SxTable *table, const Datum *key,
 							 SxPosition *position);
+
+/*
+ * Appends "filter and not deleted", or nothing at all: then false. Columns are
+ * those of SX_ALIAS.
+ */
+extern bool sx_rows_append_condition(StringInfo sql, SxTable *table,
+									 SxFilter *filter);
+
+/*
+ * Appends " FROM view s WHERE ..." for the rows of the source view that belong
+ * to a row of SX_ALIAS.
+ */
+extern void sx_rows_append_source(StringInfo sql, SxTable *table);
+
+/*
+ * An operator that orders keys (">"), as SQL: qualified, since it need not be
+ * on the caller's search path.
+ */
+extern char *sx_rows_key_operator(SxTable *table, const char *name);
 
 /*
  * Raises insufficient_privilege unless the caller may read the whole row, and

@@ -1,0 +1,540 @@
+/*-------------------------------------------------------------------------
+ *
+ * ledger.c
+ *		Which clients there are, and what they have pushed.
+ *
+ * sync.mutation has a row for each mutation, and one for each row that was
+ * touched beside. Three questions are asked of it: was this id with this
+ * content applied already; what was this client's last write to this row; and
+ * was a later mutation of the row applied than the one that comes again. For
+ * the last, a mutation keeps the number that it got when it was first seen,
+ * also when it was refused then; the clock of a device says nothing. The last
+ * write is told by another number, the one of the push that applied it.
+ *
+ * Rows are inserted without SQL, in the transaction that wrote the data: the
+ * two are there both or neither. Nothing but the lock on the client's row
+ * keeps ids unique. It is taken by an UPDATE, so that a REPEATABLE READ
+ * transaction that does not see the other push fails instead of writing twice.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+#include "utils/xid8.h"
+
+#include "sync_ext.h"
+#include "catalog.h"
+#include "cursor.h"
+#include "direct.h"
+#include "ledger.h"
+#include "plan.h"
+#include "rowjson.h"
+#include "watch.h"
+
+/* Columns of sync.mutation; sql/parts/75_push.sql has the same order. */
+#define Anum_mutation_device		1
+#define Anum_mutation_place			2
+#define Anum_mutation_seq			3
+#define Anum_mutation_id			4
+#define Anum_mutation_digest		5
+#define Anum_mutation_rel			6
+#define Anum_mutation_key_hash		7
+#define Anum_mutation_key			8
+#define Anum_mutation_applied		9
+#define Anum_mutation_xid			10
+#define Anum_mutation_at			11
+#define Anum_mutation_known_from	12
+#define Anum_mutation_modified_at	13
+#define Natts_mutation				13
+
+static int
+run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
+	int expected)
+{
+	int			result = SPI_execute_plan(sx_plan_get(sql, nargs, types), values,
+										  nulls, false, 0);
+
+	if (result != expected)
+		elog(ERROR, "could not run \"%s\": %s", sql,
+			 SPI_result_code_string(result));
+	return (int) SPI_processed;
+}
+
+static void
+connect(void)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+static Datum
+column(int row, int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
+						 isnull);
+}
+
+/* A text of the result, in the given context; NULL for null. */
+static char *
+text_column(int row, int number, MemoryContext context)
+{
+	bool		isnull;
+	Datum		value = column(row, number, &isnull);
+
+	return isnull ? NULL :
+		MemoryContextStrdup(context, TextDatumGetCString(value));
+}
+
+/* ---- clients ---- */
+
+#define DEVICE_COLUMNS "number, role::pg_catalog.oid, user_id, last_sync, next_seq"
+
+static Oid
+read_device(SxDevice *device, MemoryContext context)
+{
+	bool		isnull;
+
+	device->number = DatumGetInt64(column(0, 1, &isnull));
+	device->user_id = text_column(0, 3, context);
+	device->last_sync = text_column(0, 4, context);
+	device->next_seq = DatumGetInt64(column(0, 5, &isnull));
+	return DatumGetObjectId(column(0, 2, &isnull));
+}
+
+static void
+check_owner(const char *client, Oid role)
+{
+	if (!has_privs_of_role(GetUserId(), role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("client \"%s\" belongs to another role", client),
+				 errdetail("A client belongs to the role that used its name first."),
+				 errhint("Give each client a name of its own, such as a UUID; sync.forget_client() frees a name.")));
+}
+
+static void
+check_user(const SxDevice *device, const char *user_id)
+{
+	if (user_id != NULL && device->user_id != NULL &&
+		strcmp(user_id, device->user_id) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("client \"%s\" belongs to another user", device->client),
+				 errdetail("It was used for another user than \"%s\" before.",
+						   user_id),
+				 errhint("Give each client a name of its own, such as a UUID; sync.forget_client() frees a name.")));
+}
+
+bool
+sx_ledger_find(SxDevice *device, const char *client)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {TEXTOID};
+	Datum		values[1];
+	SxUser		user;
+	Oid			role = InvalidOid;
+	bool		found;
+
+	memset(device, 0, sizeof(SxDevice));
+	device->client = pstrdup(client);
+	connect();
+	values[0] = CStringGetTextDatum(client);
+	user = sx_catalog_become(sx_catalog_get()->owner);
+	found = run("SELECT " DEVICE_COLUMNS
+				" FROM sync.device WHERE client OPERATOR(pg_catalog.=) $1",
+				1, types, values, NULL, SPI_OK_SELECT) > 0;
+	sx_catalog_restore_user(user);
+	if (found)
+		role = read_device(device, context);
+	SPI_finish();
+	if (found)
+		check_owner(client, role);
+	return found;
+}
+
+void
+sx_ledger_claim(SxDevice *device, const char *client, const char *user_id,
+				int n)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {TEXTOID, TEXTOID, INT8OID, OIDOID};
+	Datum		values[4];
+	char		nulls[] = "    ";
+	SxUser		user;
+	Oid			role;
+
+	if (*client == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("client must not be empty"),
+				 errdetail("What a client pushed is remembered under its name."),
+				 errhint("Give each client a name of its own, such as a UUID.")));
+	memset(device, 0, sizeof(SxDevice));
+	device->client = pstrdup(client);
+	connect();
+	values[0] = CStringGetTextDatum(client);
+	values[1] = user_id == NULL ? (Datum) 0 : CStringGetTextDatum(user_id);
+	nulls[1] = user_id == NULL ? 'n' : ' ';
+	values[2] = Int64GetDatum(n + 1);	/* one for all that is touched beside */
+	values[3] = ObjectIdGetDatum(GetUserId());
+	user = sx_catalog_become(sx_catalog_get()->owner);
+	if (run("UPDATE sync.device SET seen_at = pg_catalog.clock_timestamp(),"
+			" next_seq = next_seq OPERATOR(pg_catalog.+) $3, user_id = coalesce(user_id, $2)"
+			" WHERE client OPERATOR(pg_catalog.=) $1 RETURNING " DEVICE_COLUMNS,
+			3, types, values, nulls, SPI_OK_UPDATE_RETURNING) == 0)
+		run("INSERT INTO sync.device AS d (client, role, user_id, next_seq, seen_at)"
+			" VALUES ($1, $4, $2, $3 OPERATOR(pg_catalog.+) 1, pg_catalog.clock_timestamp())"
+			" ON CONFLICT (client) DO UPDATE SET seen_at = excluded.seen_at,"
+			" next_seq = d.next_seq OPERATOR(pg_catalog.+) $3, user_id = coalesce(d.user_id, $2)"
+			" RETURNING " DEVICE_COLUMNS,
+			4, types, values, nulls, SPI_OK_INSERT_RETURNING);
+	sx_catalog_restore_user(user);
+	role = read_device(device, context);
+	device->touch_place = device->next_seq - 1;
+	device->next_seq -= n + 1;
+	SPI_finish();
+	check_owner(client, role);
+	check_user(device, user_id);
+}
+
+/* ---- what was pushed before ---- */
+
+static void
+recall_one(SxMutation *mutation, int row, MemoryContext context)
+{
+	bool		isnull;
+	Datum		key;
+
+	if (!DatumGetBool(column(row, 3, &isnull)))
+	{
+		mutation->remembered = true;
+		mutation->seq = DatumGetInt64(column(row, 2, &isnull));
+		return;
+	}
+	mutation->status = SX_STATUS_DUPLICATE;
+	mutation->seq = DatumGetInt64(column(row, 2, &isnull));
+	mutation->tell = true;
+	key = column(row, 4, &isnull);
+	if (!isnull)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		mutation->recalled_key = (Jsonb *) PG_DETOAST_DATUM_COPY(key);
+		mutation->key_made = true;
+		MemoryContextSwitchTo(old);
+	}
+}
+
+void
+sx_ledger_recall(const SxDevice *device, SxMutation **mutations, int n)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TupleDesc	desc = CreateTemplateTupleDesc(3);
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(device->number)};
+	SxKeys	   *keys;
+	SxUser		user;
+	int			given = 0;
+	int			rows;
+
+	TupleDescInitEntry(desc, 1, "ord", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, 2, "id", TEXTOID, -1, 0);
+	TupleDescInitEntry(desc, 3, "digest", INT8OID, -1, 0);
+	connect();
+	keys = sx_keys_begin(desc);
+	for (int i = 0; i < n; i++)
+	{
+		Datum		row[3];
+		bool		nulls[3] = {false};
+
+		if (mutations[i]->id == NULL || mutations[i]->status != SX_STATUS_OPEN)
+			continue;
+		row[0] = Int32GetDatum(i);
+		row[1] = CStringGetTextDatum(mutations[i]->id);
+		row[2] = Int64GetDatum((int64) mutations[i]->digest);
+		sx_keys_put(keys, row, nulls);
+		given++;
+	}
+	sx_keys_end(keys, 1);
+	if (given > 0)
+	{
+		user = sx_catalog_become(sx_catalog_get()->owner);
+		rows = run("SELECT k.ord, m.seq, m.applied, m.key FROM " SX_KEYS " k"
+				   " JOIN sync.mutation m ON m.device OPERATOR(pg_catalog.=) $1"
+				   " AND m.id OPERATOR(pg_catalog.=) k.id"
+				   " AND m.digest OPERATOR(pg_catalog.=) k.digest",
+				   1, types, values, NULL, SPI_OK_SELECT);
+		sx_catalog_restore_user(user);
+		for (int i = 0; i < rows; i++)
+		{
+			bool		isnull;
+			SxMutation *mutation = mutations[DatumGetInt32(column(i, 1, &isnull))];
+
+			/* refused, then applied: there are two rows */
+			if (mutation->status != SX_STATUS_DUPLICATE)
+				recall_one(mutation, i, context);
+		}
+	}
+	tuplestore_end(keys->store);
+	SPI_finish();
+}
+
+void
+sx_ledger_own_writes(const SxDevice *device, int n, const Oid *roots,
+					 const uint64 *key_hashes, SxOwnWrite *writes)
+{
+	TupleDesc	desc = CreateTemplateTupleDesc(3);
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(device->number)};
+	SxKeys	   *keys;
+	SxUser		user;
+	int			rows;
+
+	memset(writes, 0, sizeof(SxOwnWrite) * n);
+	if (n == 0)
+		return;
+	TupleDescInitEntry(desc, 1, "ord", INT4OID, -1, 0);
+	TupleDescInitEntry(desc, 2, "rel", OIDOID, -1, 0);
+	TupleDescInitEntry(desc, 3, "key_hash", INT8OID, -1, 0);
+	connect();
+	keys = sx_keys_begin(desc);
+	for (int i = 0; i < n; i++)
+	{
+		Datum		row[3];
+		bool		nulls[3] = {false};
+
+		row[0] = Int32GetDatum(i);
+		row[1] = ObjectIdGetDatum(roots[i]);
+		row[2] = Int64GetDatum((int64) key_hashes[i]);
+		sx_keys_put(keys, row, nulls);
+	}
+	sx_keys_end(keys, 1);
+	user = sx_catalog_become(sx_catalog_get()->owner);
+	rows = run("SELECT k.ord, m.known_from, m.modified_at FROM " SX_KEYS " k, LATERAL ("
+			   "SELECT * FROM sync.mutation m WHERE m.device OPERATOR(pg_catalog.=) $1"
+			   " AND m.rel OPERATOR(pg_catalog.=) k.rel AND m.key_hash OPERATOR(pg_catalog.=) k.key_hash"
+			   " AND m.applied AND (m.known_from IS NULL OR m.known_from OPERATOR(pg_catalog.<) 'infinity'::pg_catalog.timestamptz) ORDER BY m.device DESC, m.rel DESC, m.key_hash DESC, m.place DESC LIMIT 1) m",
+			   1, types, values, NULL, SPI_OK_SELECT);
+	sx_catalog_restore_user(user);
+	for (int i = 0; i < rows; i++)
+	{
+		bool		isnull;
+		SxOwnWrite *own = &writes[DatumGetInt32(column(i, 1, &isnull))];
+
+		own->found = true;
+		own->known_from = DatumGetTimestampTz(column(i, 2, &isnull));
+		own->has_known_from = !isnull;
+		own->version = DatumGetTimestampTz(column(i, 3, &isnull));
+		own->has_version = !isnull;
+	}
+	tuplestore_end(keys->store);
+	SPI_finish();
+}
+
+int64
+sx_ledger_latest_seq(const SxDevice *device, Oid root, uint64 key_hash)
+{
+	Oid			types[] = {INT8OID, OIDOID, INT8OID};
+	Datum		values[3];
+	SxUser		user;
+	int64		seq;
+	bool		isnull;
+
+	values[0] = Int64GetDatum(device->number);
+	values[1] = ObjectIdGetDatum(root);
+	values[2] = Int64GetDatum((int64) key_hash);
+	connect();
+	user = sx_catalog_become(sx_catalog_get()->owner);
+	run("SELECT pg_catalog.max(m.seq) FROM sync.mutation m WHERE m.device OPERATOR(pg_catalog.=) $1"
+		" AND m.rel OPERATOR(pg_catalog.=) $2 AND m.key_hash OPERATOR(pg_catalog.=) $3 AND m.applied",
+		3, types, values, NULL, SPI_OK_SELECT);
+	sx_catalog_restore_user(user);
+	seq = DatumGetInt64(column(0, 1, &isnull));
+	SPI_finish();
+	return isnull ? 0 : seq;
+}
+
+uint64 *
+sx_ledger_xids(const SxDevice *device, int *n)
+{
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(device->number)};
+	uint64	   *xids;
+	SxUser		user;
+
+	connect();
+	user = sx_catalog_become(sx_catalog_get()->owner);
+	*n = run("SELECT DISTINCT m.xid FROM sync.mutation m"
+			 " WHERE m.device OPERATOR(pg_catalog.=) $1 AND m.xid IS NOT NULL ORDER BY m.xid DESC",
+			 1, types, values, NULL, SPI_OK_SELECT);
+	sx_catalog_restore_user(user);
+	xids = SPI_palloc(sizeof(uint64) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+	{
+		bool		isnull;
+
+		xids[i] = U64FromFullTransactionId(DatumGetFullTransactionId(column(i, 1,
+																			&isnull)));
+	}
+	SPI_finish();
+	return xids;
+}
+
+/* ---- remembering ---- */
+
+static void
+prepare_row(const SxDevice *device, Datum *values, bool *nulls)
+{
+	memset(nulls, false, sizeof(bool) * Natts_mutation);
+	values[Anum_mutation_device - 1] = Int64GetDatum(device->number);
+	values[Anum_mutation_applied - 1] = BoolGetDatum(true);
+	values[Anum_mutation_digest - 1] = Int64GetDatum(0);
+	values[Anum_mutation_xid - 1] =
+		FullTransactionIdGetDatum(GetTopFullTransactionId());
+	values[Anum_mutation_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	nulls[Anum_mutation_id - 1] = true;
+	nulls[Anum_mutation_key - 1] = true;
+	nulls[Anum_mutation_known_from - 1] = true;
+	nulls[Anum_mutation_modified_at - 1] = true;
+}
+
+/* Whether there is anything to remember of a mutation. */
+static bool
+is_memorable(const SxMutation *mutation)
+{
+	switch (mutation->status)
+	{
+		case SX_STATUS_APPLIED:
+			return true;
+		case SX_STATUS_CONFLICT:
+		case SX_STATUS_REJECTED:
+		case SX_STATUS_RETRY:
+			return mutation->id != NULL && !mutation->remembered;
+		default:
+			return false;
+	}
+}
+
+static void
+remember_mutation(SxDirect *target, const SxDevice *device,
+				  SxMutation *mutation, Datum *values, bool *nulls)
+{
+	bool		applied = mutation->status == SX_STATUS_APPLIED;
+
+	values[Anum_mutation_place - 1] =
+		Int64GetDatum(device->next_seq + mutation->number);
+	values[Anum_mutation_seq - 1] = Int64GetDatum(mutation->seq);
+	nulls[Anum_mutation_id - 1] = mutation->id == NULL;
+	if (mutation->id != NULL)
+		values[Anum_mutation_id - 1] = CStringGetTextDatum(mutation->id);
+	values[Anum_mutation_digest - 1] = Int64GetDatum((int64) mutation->digest);
+	values[Anum_mutation_applied - 1] = BoolGetDatum(applied);
+	nulls[Anum_mutation_rel - 1] = mutation->table == NULL;
+	if (mutation->table != NULL)
+		values[Anum_mutation_rel - 1] = ObjectIdGetDatum(mutation->table->root);
+	values[Anum_mutation_key_hash - 1] =
+		Int64GetDatum((int64) sx_mutation_final_hash(mutation));
+	nulls[Anum_mutation_key - 1] = !(applied && mutation->key_made);
+	if (applied && mutation->key_made)
+		values[Anum_mutation_key - 1] =
+			JsonbPGetDatum(sx_rowjson_key(mutation->table,
+										  sx_mutation_final_key(mutation)));
+	nulls[Anum_mutation_modified_at - 1] =
+		!applied || !mutation->has_modified_at;
+	values[Anum_mutation_modified_at - 1] =
+		TimestampTzGetDatum(mutation->modified_at);
+	/* what wrote nothing is nobody's last write */
+	nulls[Anum_mutation_known_from - 1] = mutation->written;
+	values[Anum_mutation_known_from - 1] = TimestampTzGetDatum(DT_NOEND);
+	sx_direct_insert(target, values, nulls, GetCurrentCommandId(true));
+}
+
+/*
+ * Rows that were touched beside. Where the chain of our own writes goes back
+ * further than this push, so does what is remembered.
+ */
+static void
+remember_touched(SxDirect *target, const SxDevice *device, Datum *values,
+				 bool *nulls)
+{
+	const SxWatched *watched;
+	int			state = 0;
+	int			n = 0;
+	int			room = 16;
+	SxWatched  *touched = palloc(sizeof(SxWatched) * room);
+	Oid		   *roots;
+	uint64	   *hashes;
+	SxOwnWrite *writes;
+
+	while ((watched = sx_watch_next(&state)) != NULL)
+	{
+		if (watched->direct || !watched->had_version || !watched->has_version)
+			continue;
+		if (n == room)
+			touched = repalloc_huge(touched, sizeof(SxWatched) * (room *= 2));
+		touched[n++] = *watched;
+	}
+	roots = palloc(sizeof(Oid) * Max(n, 1));
+	hashes = palloc(sizeof(uint64) * Max(n, 1));
+	writes = palloc(sizeof(SxOwnWrite) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		roots[i] = touched[i].root;
+		hashes[i] = touched[i].key_hash;
+	}
+	sx_ledger_own_writes(device, n, roots, hashes, writes);
+	for (int i = 0; i < n; i++)
+	{
+		bool		chained = writes[i].found && writes[i].has_version &&
+			writes[i].version == touched[i].first_version;
+
+		values[Anum_mutation_place - 1] = Int64GetDatum(device->touch_place);
+		values[Anum_mutation_seq - 1] = Int64GetDatum(0);
+		nulls[Anum_mutation_id - 1] = true;
+		nulls[Anum_mutation_rel - 1] = false;
+		nulls[Anum_mutation_key - 1] = true;
+		values[Anum_mutation_applied - 1] = BoolGetDatum(true);
+		values[Anum_mutation_rel - 1] = ObjectIdGetDatum(touched[i].root);
+		values[Anum_mutation_key_hash - 1] =
+			Int64GetDatum((int64) touched[i].key_hash);
+		nulls[Anum_mutation_known_from - 1] = chained && !writes[i].has_known_from;
+		values[Anum_mutation_known_from - 1] =
+			TimestampTzGetDatum(chained ? writes[i].known_from :
+								touched[i].first_version);
+		nulls[Anum_mutation_modified_at - 1] = false;
+		values[Anum_mutation_modified_at - 1] =
+			TimestampTzGetDatum(touched[i].version);
+		sx_direct_insert(target, values, nulls, GetCurrentCommandId(true));
+	}
+}
+
+void
+sx_ledger_remember(const SxDevice *device, SxMutation **mutations, int n)
+{
+	Oid			schema = sx_catalog_get()->schema;
+	Datum		values[Natts_mutation];
+	bool		nulls[Natts_mutation];
+	SxDirect	target;
+
+	sx_direct_open(&target, get_relname_relid("mutation", schema),
+				   get_relname_relid("mutation_by_id", schema),
+				   get_relname_relid("mutation_by_key", schema));
+	prepare_row(device, values, nulls);
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (is_memorable(mutations[i]))
+			remember_mutation(&target, device, mutations[i], values, nulls);
+	}
+	prepare_row(device, values, nulls);
+	remember_touched(&target, device, values, nulls);
+	sx_direct_close(&target);
+}

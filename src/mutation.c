@@ -1,0 +1,703 @@
+/*-------------------------------------------------------------------------
+ *
+ * mutation.c
+ *		One change that a client asks for, and what became of it.
+ *
+ * Values are converted by the server's own jsonb_populate_record(), so JSON
+ * means for a column what it means there. Columns that the server computes
+ * (modified_at and generated ones) are passed over: clients send rows back as
+ * they got them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "sync_ext.h"
+#include "mutation.h"
+#include "request.h"
+#include "rowjson.h"
+
+const char *
+sx_mutation_status(SxStatus status)
+{
+	switch (status)
+	{
+		case SX_STATUS_APPLIED:
+			return "applied";
+		case SX_STATUS_DUPLICATE:
+			return "duplicate";
+		case SX_STATUS_SUPERSEDED:
+			return "superseded";
+		case SX_STATUS_CONFLICT:
+			return "conflict";
+		case SX_STATUS_RETRY:
+			return "retry";
+		case SX_STATUS_OPEN:
+		case SX_STATUS_REJECTED:
+			break;
+	}
+	return "rejected";
+}
+
+/* ---- reading the request ---- */
+
+static char *
+path_of(SxMutation *mutation, const char *member)
+{
+	return psprintf("mutations[%d]%s%s", mutation->number,
+					*member == '\0' ? "" : ".", member);
+}
+
+static SxMutationOp
+read_op(SxMutation *mutation, const char *path)
+{
+	static const char *const names[] = {"insert", "update", "upsert", "delete"};
+	char	   *op = sx_request_string(mutation->object, path, "op");
+
+	for (int i = 0; op != NULL && i < (int) lengthof(names); i++)
+		if (strcmp(op, names[i]) == 0)
+			return (SxMutationOp) i;
+	sx_request_malformed(path_of(mutation, "op"),
+						 op == NULL ? "is missing" :
+						 psprintf("is \"%s\", which is not known", op),
+						 "It is one of insert, update, upsert, delete.");
+}
+
+static bool
+read_time(SxMutation *mutation, const char *path, const char *name,
+		  TimestampTz *time)
+{
+	char	   *text = sx_request_string(mutation->object, path, name);
+
+	if (text == NULL)
+		return false;
+	*time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in,
+													CStringGetDatum(text),
+													ObjectIdGetDatum(InvalidOid),
+													Int32GetDatum(-1)));
+	return true;
+}
+
+static bool
+read_bool(SxMutation *mutation, const char *name)
+{
+	JsonbValue *value = sx_request_member(mutation->object, name);
+
+	if (value == NULL)
+		return false;
+	if (value->type != jbvBool)
+		sx_request_malformed(path_of(mutation, name), "is not true or false",
+							 "Leave it out where it is false.");
+	return value->val.boolean;
+}
+
+/* Strings and numbers name mutations. */
+static char *
+read_id(SxMutation *mutation)
+{
+	JsonbValue *value = sx_request_member(mutation->object, "id");
+
+	if (value == NULL)
+		return NULL;
+	if (value->type != jbvString && value->type != jbvNumeric)
+		sx_request_malformed(path_of(mutation, "id"),
+							 "is neither a string nor a number",
+							 "Give each mutation an id of its own, or none.");
+	return sx_rowjson_member(mutation->object, "id");
+}
+
+static Jsonb *
+read_object(SxMutation *mutation, const char *name)
+{
+	JsonbValue *value = sx_request_member(mutation->object, name);
+
+	if (value == NULL)
+		return NULL;
+	if (!sx_request_is_object(value))
+		sx_request_malformed(path_of(mutation, name), "is not an object",
+							 "Give {\"column\": value, ...}.");
+	return JsonbValueToJsonb(value);
+}
+
+static uint64
+digest_member(uint64 digest, Jsonb *object)
+{
+	uint64		hash = 1;
+
+	if (object != NULL)
+		hash = hash_bytes_extended((unsigned char *) VARDATA(object),
+								   VARSIZE(object) - VARHDRSZ, 0);
+	return hash_combine64(digest, hash);
+}
+
+void
+sx_mutation_read(SxMutation *mutation, int64 skew)
+{
+	static const char *const known[] = {
+		"id", "domain", "op", "key", "data", "base", "assumed", "pending",
+		"at", NULL
+	};
+	char	   *path = path_of(mutation, "");
+
+	/* first, so that every answer can name it */
+	mutation->id = read_id(mutation);
+	sx_request_check_members(mutation->object, path, known);
+	mutation->op = read_op(mutation, path);
+	mutation->domain = sx_request_string(mutation->object, path, "domain");
+	if (mutation->domain == NULL)
+		sx_request_malformed(path_of(mutation, "domain"), "is missing",
+							 "Name the domain of the row.");
+	mutation->table = sx_tracked_by_domain(mutation->domain);
+	mutation->key_json = read_object(mutation, "key");
+	mutation->data_json = read_object(mutation, "data");
+	mutation->assumed_json = read_object(mutation, "assumed");
+	if (mutation->data_json == NULL && mutation->op != SX_MUTATION_DELETE)
+		sx_request_malformed(path_of(mutation, "data"), "is missing",
+							 "Give the columns to write.");
+	mutation->pending = read_bool(mutation, "pending");
+	mutation->has_base = read_time(mutation, path, "base", &mutation->base);
+	mutation->has_at = read_time(mutation, path, "at", &mutation->at);
+	if (mutation->has_at && !TIMESTAMP_NOT_FINITE(mutation->at))
+		mutation->at += skew;
+
+	mutation->digest = hash_combine64((uint64) mutation->op,
+									  hash_bytes_extended((unsigned char *) mutation->domain,
+														  strlen(mutation->domain), 0));
+	mutation->digest = digest_member(mutation->digest, mutation->key_json);
+	mutation->digest = digest_member(mutation->digest, mutation->data_json);
+}
+
+/* ---- converting ---- */
+
+/* jsonb_populate_record() for one row type, looked up once. */
+typedef struct Converter
+{
+	Oid			relid;			/* hash key */
+	TupleDesc	desc;
+	FmgrInfo	function;
+	Datum		blank;
+	AttrNumber *places;			/* columns of the last object's members */
+	EState	   *estate;
+	ExprState **makers;			/* of key columns that the server makes */
+	struct Converter *next;
+} Converter;
+
+#define MAX_PLACES 64
+
+static Converter *converters = NULL;
+static MemoryContext converter_context = NULL;
+
+MemoryContext
+sx_mutation_keep_in(MemoryContext context)
+{
+	MemoryContext before = converter_context;
+
+	converter_context = context;
+	converters = NULL;
+	return before;
+}
+
+static Converter *
+converter_of(SxTable *table)
+{
+	Oid			rowtype = get_rel_type_id(table->root);
+	Converter  *converter;
+	MemoryContext old;
+	Datum	   *values;
+	bool	   *nulls;
+
+	for (converter = converters; converter != NULL; converter = converter->next)
+		if (converter->relid == table->root)
+			return converter;
+
+	old = MemoryContextSwitchTo(converter_context);
+	converter = palloc0(sizeof(Converter));
+	converter->relid = table->root;
+	converter->desc = lookup_rowtype_tupdesc_copy(rowtype, -1);
+	fmgr_info(F_JSONB_POPULATE_RECORD, &converter->function);
+	fmgr_info_set_expr((Node *) makeFuncExpr(F_JSONB_POPULATE_RECORD, rowtype,
+											 list_make1(makeNullConst(rowtype, -1, InvalidOid)),
+											 InvalidOid, InvalidOid,
+											 COERCE_EXPLICIT_CALL),
+					   &converter->function);
+	/* not NULL: a domain over an absent column is not to be checked */
+	values = palloc0(sizeof(Datum) * converter->desc->natts);
+	nulls = palloc(sizeof(bool) * converter->desc->natts);
+	memset(nulls, true, sizeof(bool) * converter->desc->natts);
+	converter->blank = HeapTupleGetDatum(heap_form_tuple(converter->desc,
+														 values, nulls));
+	converter->places = palloc0(sizeof(AttrNumber) * MAX_PLACES);
+	converter->next = converters;
+	converters = converter;
+	MemoryContextSwitchTo(old);
+	return converter;
+}
+
+/*
+ * The column that a member of the data is for. Mutations of one batch mostly
+ * have the same members in the same order, so the last one's are tried first.
+ */
+static AttrNumber
+column_of(Converter *converter, int place, const JsonbValue *name)
+{
+	TupleDesc	desc = converter->desc;
+	AttrNumber	guess = place < MAX_PLACES ? converter->places[place] : 0;
+
+	for (int i = -1; i < desc->natts; i++)
+	{
+		AttrNumber	attnum = i < 0 ? guess : i + 1;
+		Form_pg_attribute attr;
+
+		if (attnum == 0)
+			continue;
+		attr = TupleDescAttr(desc, attnum - 1);
+		if (attr->attisdropped ||
+			strlen(NameStr(attr->attname)) != name->val.string.len ||
+			memcmp(NameStr(attr->attname), name->val.string.val,
+				   name->val.string.len) != 0)
+			continue;
+		if (place < MAX_PLACES)
+			converter->places[place] = attnum;
+		return attnum;
+	}
+	return InvalidAttrNumber;
+}
+
+/* The columns that an object names, those that the server computes excepted. */
+static Bitmapset *
+columns_of(SxMutation *mutation, Converter *converter, Jsonb *object,
+		   const char *what)
+{
+	SxTable    *table = mutation->table;
+	Bitmapset  *columns = NULL;
+	JsonbIterator *iterator = JsonbIteratorInit(&object->root);
+	JsonbIteratorToken token;
+	JsonbValue	name;
+	int			place = 0;
+
+	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
+	{
+		AttrNumber	attnum;
+
+		if (token != WJB_KEY)
+			continue;
+		attnum = column_of(converter, place++, &name);
+		if (attnum == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%.*s\" of relation \"%s\" does not exist",
+							name.val.string.len, name.val.string.val,
+							get_rel_name(table->root)),
+					 errdetail("%s.%.*s names it.", path_of(mutation, what),
+							   name.val.string.len, name.val.string.val),
+					 errhint("sync.describe('%s') lists the columns.%s",
+							 table->domain,
+							 OidIsValid(table->source) ?
+							 " Write the table that the domain tracks; its document comes from a view." : "")));
+		if (attnum != table->modified_at &&
+			TupleDescAttr(converter->desc, attnum - 1)->attgenerated == '\0')
+			columns = bms_add_member(columns, attnum);
+	}
+	return columns;
+}
+
+static void
+populate(Converter *converter, Jsonb *object, SxValues *row)
+{
+	LOCAL_FCINFO(fcinfo, 2);
+	HeapTupleHeader header;
+	HeapTupleData tuple;
+	Datum		result;
+
+	InitFunctionCallInfoData(*fcinfo, &converter->function, 2, InvalidOid,
+							 NULL, NULL);
+	fcinfo->args[0].value = converter->blank;
+	fcinfo->args[0].isnull = false;
+	fcinfo->args[1].value = JsonbPGetDatum(object);
+	fcinfo->args[1].isnull = false;
+	result = FunctionCallInvoke(fcinfo);
+
+	header = DatumGetHeapTupleHeader(result);
+	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	tuple.t_data = header;
+	row->values = palloc(sizeof(Datum) * converter->desc->natts);
+	row->nulls = palloc(sizeof(bool) * converter->desc->natts);
+	heap_deform_tuple(&tuple, converter->desc, row->values, row->nulls);
+}
+
+/* Finds the key: in "key", else in the data. False where a column lacks. */
+static bool
+convert_key(SxMutation *mutation, Converter *converter)
+{
+	SxTable    *table = mutation->table;
+	Datum		key[INDEX_MAX_KEYS];
+	SxValues   *from = &mutation->row;
+	Bitmapset  *given = mutation->columns;
+	SxValues	row;
+
+	if (mutation->key_json != NULL)
+	{
+		given = columns_of(mutation, converter, mutation->key_json, "key");
+		populate(converter, mutation->key_json, &row);
+		from = &row;
+	}
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		AttrNumber	attnum = table->keys[i].attnum;
+
+		if (bms_is_member(attnum, given) && !from->nulls[attnum - 1])
+		{
+			key[i] = from->values[attnum - 1];
+			continue;
+		}
+		if (mutation->key_json == NULL && mutation->op == SX_MUTATION_INSERT)
+			return false;
+		sx_request_malformed(path_of(mutation, "key"),
+							 psprintf("lacks column \"%s\"",
+									  table->keys[i].name),
+							 psprintf("Give every column of the key of sync domain \"%s\".",
+									  table->domain));
+	}
+	sx_mutation_set_key(mutation, key);
+	return true;
+}
+
+/*
+ * Whether a column of the key that the data hold, too, has another value
+ * there; else it is taken out of what an UPDATE sets.
+ */
+static bool
+settle_key_columns(SxMutation *mutation)
+{
+	SxTable    *table = mutation->table;
+	bool		moves = false;
+
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		SxColumn   *column = &table->keys[i];
+		AttrNumber	attnum = column->attnum;
+
+		if (bms_is_member(attnum, mutation->columns) &&
+			!mutation->row.nulls[attnum - 1] &&
+			!datum_image_eq(mutation->row.values[attnum - 1], mutation->key[i],
+							column->typbyval, column->typlen))
+			moves = true;
+	}
+	if (moves && (mutation->op == SX_MUTATION_INSERT ||
+				  mutation->op == SX_MUTATION_UPSERT))
+		sx_request_malformed(path_of(mutation, "data"), "holds another key than \"key\"",
+							 "A row that is new has one key.");
+	if (moves)
+		return true;
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		AttrNumber	attnum = table->keys[i].attnum;
+
+		mutation->columns = bms_del_member(mutation->columns, attnum);
+		mutation->row.values[attnum - 1] = mutation->key[i];
+		mutation->row.nulls[attnum - 1] = false;
+	}
+	return false;
+}
+
+void
+sx_mutation_convert(SxMutation *mutation)
+{
+	Converter  *converter = converter_of(mutation->table);
+
+	mutation->columns = NULL;
+	if (mutation->data_json != NULL)
+	{
+		mutation->columns = columns_of(mutation, converter,
+									   mutation->data_json, "data");
+		populate(converter, mutation->data_json, &mutation->row);
+	}
+	else
+	{
+		mutation->row.values = palloc0(sizeof(Datum) * converter->desc->natts);
+		mutation->row.nulls = palloc0(sizeof(bool) * converter->desc->natts);
+	}
+	if (mutation->assumed_json != NULL)
+	{
+		mutation->assumed_columns = columns_of(mutation, converter,
+											   mutation->assumed_json,
+											   "assumed");
+		populate(converter, mutation->assumed_json, &mutation->assumed);
+	}
+	mutation->has_key = convert_key(mutation, converter);
+	if (mutation->has_key)
+		mutation->moves = settle_key_columns(mutation);
+}
+
+bool
+sx_mutation_make_key(SxMutation *mutation)
+{
+	SxTable    *table = mutation->table;
+	Bitmapset  *made = sx_mutation_made_columns(table);
+	Datum		key[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		AttrNumber	attnum = table->keys[i].attnum;
+
+		if (bms_is_member(attnum, mutation->columns) &&
+			!mutation->row.nulls[attnum - 1])
+			key[i] = mutation->row.values[attnum - 1];
+		else if (bms_is_member(i, made))
+			key[i] = sx_mutation_make_column(table, i);
+		else
+			return false;
+	}
+	sx_mutation_set_key(mutation, key);
+	(void) settle_key_columns(mutation);
+	mutation->key_made = true;
+	return true;
+}
+
+static bool
+converts(Converter *converter, Jsonb *object)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool ok = true;
+	SxValues	row;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		populate(converter, object, &row);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return ok;
+}
+
+char *
+sx_mutation_blame(SxMutation *mutation)
+{
+	Converter  *converter;
+	struct
+	{
+		const char *name;
+		Jsonb	   *object;
+	}			parts[] = {
+		{"key", mutation->key_json},
+		{"data", mutation->data_json},
+		{"assumed", mutation->assumed_json}
+	};
+
+	if (mutation->table == NULL)
+		return path_of(mutation, "");
+	converter = converter_of(mutation->table);
+	for (int i = 0; i < (int) lengthof(parts); i++)
+	{
+		JsonbIterator *iterator;
+		JsonbIteratorToken token;
+		JsonbValue	name;
+		JsonbValue	value;
+
+		if (parts[i].object == NULL)
+			continue;
+		iterator = JsonbIteratorInit(&parts[i].object->root);
+		while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
+		{
+			JsonbParseState *state = NULL;
+
+			if (token != WJB_KEY)
+				continue;
+			(void) JsonbIteratorNext(&iterator, &value, true);
+			pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+			pushJsonbValue(&state, WJB_KEY, &name);
+			pushJsonbValue(&state, WJB_VALUE, &value);
+			if (column_of(converter, MAX_PLACES, &name) == InvalidAttrNumber ||
+				!converts(converter,
+						  JsonbValueToJsonb(pushJsonbValue(&state,
+														   WJB_END_OBJECT,
+														   NULL))))
+				return psprintf("%s.%s.%.*s", path_of(mutation, ""),
+								parts[i].name, name.val.string.len,
+								name.val.string.val);
+		}
+	}
+	return path_of(mutation, "");
+}
+
+void
+sx_mutation_refuse(SxMutation *mutation, ErrorData *error, const char *path)
+{
+	SxRefusal  *refusal = &mutation->refusal;
+
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case MAKE_SQLSTATE('5', '3', '0', '0', '0'):	/* insufficient resources */
+		case MAKE_SQLSTATE('5', '8', '0', '0', '0'):	/* system error */
+		case MAKE_SQLSTATE('4', '0', '0', '0', '0'):	/* serialization, deadlock */
+			mutation->status = SX_STATUS_RETRY;
+			break;
+		default:
+			mutation->status = SX_STATUS_REJECTED;
+			break;
+	}
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		mutation->status = SX_STATUS_RETRY;
+	refusal->sqlstate = error->sqlerrcode;
+	refusal->message = pstrdup(error->message != NULL ? error->message : "");
+	refusal->detail = error->detail == NULL ? NULL : pstrdup(error->detail);
+	refusal->hint = error->hint == NULL ? NULL : pstrdup(error->hint);
+	if (path != NULL)
+		refusal->path = pstrdup(path);
+	else if (error->column_name != NULL)
+		refusal->path = psprintf("%s.%s", path_of(mutation, "data"),
+								 error->column_name);
+	else
+		refusal->path = path_of(mutation, "");
+}
+
+/* ---- keys ---- */
+
+uint64
+sx_mutation_hash_key(SxTable *table, const Datum *key)
+{
+	uint64		hash = 0;
+
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		SxColumn   *column = &table->keys[i];
+		TypeCacheEntry *type = lookup_type_cache(column->type,
+												 TYPECACHE_HASH_EXTENDED_PROC_FINFO);
+		uint64		one;
+
+		if (OidIsValid(type->hash_extended_proc))
+			one = DatumGetUInt64(FunctionCall2Coll(&type->hash_extended_proc_finfo,
+												   column->collation, key[i],
+												   Int64GetDatum(0)));
+		else
+			one = datum_image_hash(key[i], column->typbyval, column->typlen);
+		hash = hash_combine64(hash, one);
+	}
+	return hash;
+}
+
+void
+sx_mutation_set_key(SxMutation *mutation, const Datum *key)
+{
+	SxTable    *table = mutation->table;
+
+	mutation->key = palloc(sizeof(Datum) * table->nkeys);
+	for (int i = 0; i < table->nkeys; i++)
+		mutation->key[i] = datumCopy(key[i], table->keys[i].typbyval,
+									 table->keys[i].typlen);
+	mutation->key_hash = sx_mutation_hash_key(table, mutation->key);
+	mutation->has_key = true;
+}
+
+Datum *
+sx_mutation_final_key(SxMutation *mutation)
+{
+	return mutation->new_key != NULL ? mutation->new_key : mutation->key;
+}
+
+uint64
+sx_mutation_final_hash(SxMutation *mutation)
+{
+	return mutation->new_key != NULL ? mutation->new_key_hash :
+		mutation->key_hash;
+}
+
+Bitmapset *
+sx_mutation_made_columns(SxTable *table)
+{
+	TupleDesc	desc = table->row;
+	Bitmapset  *made = NULL;
+
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc,
+											   table->keys[i].attnum - 1);
+
+		if ((attr->atthasdef && attr->attgenerated == '\0') ||
+			attr->attidentity != '\0')
+			made = bms_add_member(made, i);
+	}
+	return made;
+}
+
+/* Evaluating the defaults of key columns, prepared once for a push. */
+static void
+prepare_makers(Converter *converter, SxTable *table)
+{
+	MemoryContext old = MemoryContextSwitchTo(converter_context);
+	Relation	rel = table_open(table->root, RowExclusiveLock);
+	Bitmapset  *made = sx_mutation_made_columns(table);
+	int			place = -1;
+
+	/* a sequence must not move for who may not insert */
+	if (pg_class_aclcheck(table->root, GetUserId(), ACL_INSERT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(table->root, GetUserId(), ACL_INSERT,
+								  ACLMASK_ANY) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(rel->rd_rel->relkind),
+					   RelationGetRelationName(rel));
+	converter->estate = CreateExecutorState();
+	converter->makers = palloc0(sizeof(ExprState *) * table->nkeys);
+	while ((place = bms_next_member(made, place)) >= 0)
+		converter->makers[place] =
+			ExecPrepareExpr((Expr *) build_column_default(rel, table->keys[place].attnum),
+							converter->estate);
+	table_close(rel, NoLock);
+	MemoryContextSwitchTo(old);
+}
+
+Datum
+sx_mutation_make_column(SxTable *table, int place)
+{
+	Converter  *converter = converter_of(table);
+	SxColumn   *column = &table->keys[place];
+	ExprContext *econtext;
+	Datum		value;
+	bool		isnull;
+
+	if (converter->makers == NULL)
+		prepare_makers(converter, table);
+	econtext = GetPerTupleExprContext(converter->estate);
+	value = ExecEvalExprSwitchContext(converter->makers[place], econtext,
+									  &isnull);
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("the default of key column \"%s\" is null",
+						column->name)));
+	value = datumCopy(value, column->typbyval, column->typlen);
+	ResetExprContext(econtext);
+	return value;
+}

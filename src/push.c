@@ -1,0 +1,1309 @@
+/*-------------------------------------------------------------------------
+ *
+ * push.c
+ *		What a client changed while it was away.
+ *
+ *	{"client", "user_id", "session", "atomic", "policy", "since", "time",
+ *	 "pull", "mutations": [{"id", "domain", "op", "key", "data", "base",
+ *	 "assumed", "pending", "at"}, ...]}
+ *	-> {"results": [{"id", "status", "key", ...}, ...], "pull"}
+ *
+ * All is written as the caller, in the caller's transaction, and each mutation
+ * is answered on its own. A subtransaction for each would be the simple way,
+ * and the expensive one: so all are tried in one, as runs of statements, and
+ * where that fails the batch is halved, down to the mutation that is to blame.
+ * That one is refused, and those after it go on.
+ *
+ * A mutation may fail only for the order inside the batch: a child that comes
+ * before its parent. Those wait for the end, and with them every later one of
+ * the same row, so that the row ends as its author left it. There each is
+ * tried together with those that it needs (order.c), until a pass helps no
+ * more; what is left is refused.
+ *
+ * Deferred constraints would let the commit fail, and with it everything. So
+ * they are asked before a subtransaction is released, in one more that is
+ * always rolled back: the constraints stay deferred, and are checked again at
+ * the commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "sync_ext.h"
+#include "cursor.h"
+#include "ledger.h"
+#include "mutation.h"
+#include "order.h"
+#include "plan.h"
+#include "pull.h"
+#include "push.h"
+#include "request.h"
+#include "rowjson.h"
+#include "rows.h"
+#include "session.h"
+#include "watch.h"
+#include "write.h"
+
+PG_FUNCTION_INFO_V1(sync_ext_push);
+
+typedef struct RowId
+{
+	uint64		key_hash;
+	Oid			root;
+	uint32		unused;			/* so that all bytes are set */
+} RowId;
+
+typedef struct RowNote
+{
+	RowId		row;			/* hash key */
+	int			run;
+} RowNote;
+
+typedef struct Push
+{
+	MemoryContext context;
+	MemoryContext step;			/* of one attempt */
+	char	   *client;			/* NULL: nobody named */
+	char	   *user_id;
+	char	   *session_id;
+	SxDevice	device;
+	SxWriter	writer;
+	int64		skew;			/* our clock - the client's */
+	bool		all_or_nothing;
+	JsonbContainer *pull;
+	SxMutation **mutations;
+	int			n;
+
+	bool		check_deferred; /* there are constraints that may be deferred */
+	bool		may_wait;		/* refused for order: wait for the end */
+	HTAB	   *waiting_rows;
+	SxMutation **waiting;
+	int			nwaiting;
+} Push;
+
+/* ---- the request ---- */
+
+static SxPolicy
+read_policy(JsonbContainer *request)
+{
+	static const char *const names[] = {
+		"reject", "client_wins", "newer_wins", "merge"
+	};
+	char	   *policy = sx_request_string(request, "", "policy");
+
+	if (policy == NULL)
+		return SX_POLICY_REJECT;
+	for (int i = 0; i < (int) lengthof(names); i++)
+		if (strcmp(policy, names[i]) == 0)
+			return (SxPolicy) i;
+	sx_request_malformed("policy", psprintf("is \"%s\", which is not known", policy),
+						 "It is one of reject, client_wins, newer_wins, merge.");
+}
+
+static bool
+read_atomic(JsonbContainer *request)
+{
+	char	   *atomic = sx_request_string(request, "", "atomic");
+
+	if (atomic == NULL || strcmp(atomic, "row") == 0)
+		return false;
+	if (strcmp(atomic, "all") == 0)
+		return true;
+	sx_request_malformed("atomic", psprintf("is \"%s\", which is not known", atomic),
+						 "It is one of row, all.");
+}
+
+static int64
+read_skew(JsonbContainer *request, int64 otherwise)
+{
+	char	   *text = sx_request_string(request, "", "time");
+	TimestampTz time;
+
+	if (text == NULL)
+		return otherwise;
+	time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in,
+												   CStringGetDatum(text),
+												   ObjectIdGetDatum(InvalidOid),
+												   Int32GetDatum(-1)));
+	if (TIMESTAMP_NOT_FINITE(time))
+		sx_request_malformed("time", "is not a time", "Give what the device's clock shows.");
+	return GetCurrentTimestamp() - time;
+}
+
+/* Where in the request it is what an error is about. */
+static void
+in_part(void *arg)
+{
+	errcontext("%s of the request", (const char *) arg);
+}
+
+static void
+read_request(Push *push, JsonbContainer *request)
+{
+	static const char *const known[] = {
+		"client", "user_id", "session", "atomic", "policy", "since", "time",
+		"pull", "mutations", NULL
+	};
+	JsonbContainer *mutations;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	SxSession	session = {0};
+	ErrorContextCallback callback;
+	char	   *since;
+
+	sx_request_check_members(request, "", known);
+	push->client = sx_request_string(request, "", "client");
+	push->user_id = sx_request_string(request, "", "user_id");
+	push->session_id = sx_request_string(request, "", "session");
+	push->all_or_nothing = read_atomic(request);
+	push->pull = sx_request_object(request, "", "pull");
+	push->writer.policy = read_policy(request);
+	since = sx_request_string(request, "", "since");
+	if (push->session_id != NULL)
+	{
+		sx_session_get(&session, push->session_id, push->client);
+		push->client = session.client;
+		if (since == NULL)
+			since = session.last_sync;
+	}
+
+	callback.callback = in_part;
+	callback.arg = pstrdup("since");
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	if (since != NULL)
+		push->writer.since = DatumGetByteaPP(
+			DirectFunctionCall1(sync_ext_cursor_in, CStringGetDatum(since)));
+	callback.arg = pstrdup("time");
+	push->skew = read_skew(request, session.offset);
+	error_context_stack = callback.previous;
+
+	mutations = sx_request_array(request, "", "mutations");
+	if (mutations == NULL)
+		sx_request_malformed("mutations", "is missing",
+							 "Give {\"mutations\": [...]}.");
+	push->mutations = MemoryContextAllocHuge(push->context,
+											 sizeof(SxMutation *) *
+											 (JsonContainerSize(mutations) + 1));
+	iterator = JsonbIteratorInit(mutations);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		SxMutation *mutation;
+
+		if (token != WJB_ELEM)
+			continue;
+		if (!sx_request_is_object(&value))
+			sx_request_malformed(psprintf("mutations[%d]", push->n),
+								 "is not an object",
+								 "Give {\"domain\", \"op\", \"key\", \"data\"}.");
+		mutation = palloc0(sizeof(SxMutation));
+		mutation->number = push->n;
+		mutation->object = value.val.binary.data;
+		if (push->client == NULL &&
+			sx_request_member(mutation->object, "id") != NULL)
+			sx_request_malformed("client", "is missing",
+								 "Mutations with an id are remembered for a client: name it.");
+		push->mutations[push->n++] = mutation;
+	}
+}
+
+/* ---- errors, one mutation at a time ---- */
+
+/* Errors that concern the whole statement are no mutation's answer. */
+static bool
+is_for_all(ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case MAKE_SQLSTATE('2', '5', '0', '0', '0'):	/* transaction state */
+		case MAKE_SQLSTATE('5', '7', '0', '0', '0'):	/* intervention, timeout */
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* After an error: its data, and the subtransaction is no more. */
+static ErrorData *
+roll_back(MemoryContext context, ResourceOwner owner)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
+}
+
+/* The path that an error of ours begins its detail with. */
+static char *
+blamed_path(ErrorData *error)
+{
+	if (error->detail == NULL ||
+		(error->sqlerrcode != ERRCODE_INVALID_PARAMETER_VALUE &&
+		 error->sqlerrcode != ERRCODE_UNDEFINED_COLUMN) ||
+		strncmp(error->detail, "mutations[", strlen("mutations[")) != 0)
+		return NULL;
+	return pnstrdup(error->detail, strcspn(error->detail, " "));
+}
+
+typedef void (*Step) (Push *push, SxMutation *mutation);
+
+/*
+ * Takes a step with every mutation that is still open. One that raises an
+ * error is refused, and the others go on: a subtransaction for each error.
+ */
+static void
+step_each(Push *push, Step step, bool converts)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile int i = 0;
+
+	while (i < push->n)
+	{
+		BeginInternalSubTransaction(NULL);
+		MemoryContextSwitchTo(push->context);
+		PG_TRY();
+		{
+			for (; i < push->n; i++)
+			{
+				CHECK_FOR_INTERRUPTS();
+				if (push->mutations[i]->status == SX_STATUS_OPEN)
+					step(push, push->mutations[i]);
+			}
+			ReleaseCurrentSubTransaction();
+			MemoryContextSwitchTo(push->context);
+			CurrentResourceOwner = owner;
+		}
+		PG_CATCH();
+		{
+			SxMutation *mutation = push->mutations[i];
+			ErrorData  *error = roll_back(push->context, owner);
+			char	   *path = blamed_path(error);
+
+			if (is_for_all(error))
+				ReThrowError(error);
+			if (path == NULL && converts)
+				path = sx_mutation_blame(mutation);
+			sx_mutation_refuse(mutation, error, path);
+			i++;
+		}
+		PG_END_TRY();
+	}
+}
+
+/* ---- preparing ---- */
+
+static void
+read_step(Push *push, SxMutation *mutation)
+{
+	mutation->seq = push->device.next_seq + mutation->number;
+	sx_mutation_read(mutation, push->skew);
+	if (mutation->pending && push->session_id == NULL)
+		sx_request_malformed(psprintf("mutations[%d].pending", mutation->number),
+							 "is true outside of a session",
+							 "Call sync.begin_session(), and give its id as \"session\".");
+}
+
+static SxLocalIds *local_ids = NULL;
+
+static void
+assign_step(Push *push, SxMutation *mutation)
+{
+	if (!mutation->recalled)
+		sx_session_assign(local_ids, mutation);
+}
+
+static void
+rewrite_step(Push *push, SxMutation *mutation)
+{
+	sx_session_rewrite(local_ids, mutation);
+}
+
+static void
+convert_step(Push *push, SxMutation *mutation)
+{
+	sx_mutation_convert(mutation);
+	if (mutation->local_id != NULL && mutation->pending)
+		mutation->key_made = true;
+	if (!mutation->has_key)
+		(void) sx_mutation_make_key(mutation);
+	/* one that comes again after a later one of its row was applied */
+	if (mutation->remembered && mutation->has_key &&
+		sx_ledger_latest_seq(&push->device, mutation->table->root,
+							 mutation->key_hash) > mutation->seq)
+	{
+		mutation->status = SX_STATUS_SUPERSEDED;
+		mutation->tell = true;
+	}
+}
+
+/* The key of one that needs no more than to be answered. */
+static void
+answer_key_step(Push *push, SxMutation *mutation)
+{
+	Jsonb	   *data = mutation->data_json;
+
+	if (mutation->recalled_key != NULL)
+		mutation->key_json = mutation->recalled_key;
+	if (mutation->key_json != NULL)
+		mutation->data_json = NULL;
+	mutation->assumed_json = NULL;
+	sx_mutation_convert(mutation);
+	mutation->data_json = data;
+}
+
+/* The same id twice in one push, with the same content. */
+static void
+find_twins(Push *push, SxMutation **first)
+{
+	HASHCTL		control;
+	HTAB	   *ids;
+
+	memset(&control, 0, sizeof(control));
+	control.keysize = sizeof(uint64) * 2;
+	control.entrysize = sizeof(uint64) * 2 + sizeof(SxMutation *);
+	control.hcxt = push->context;
+	ids = hash_create("sync_ext ids", push->n, &control,
+					  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < push->n; i++)
+	{
+		SxMutation *mutation = push->mutations[i];
+		uint64		key[2];
+		char	   *entry;
+		bool		found;
+
+		first[i] = NULL;
+		if (mutation->id == NULL || mutation->status != SX_STATUS_OPEN)
+			continue;
+		key[0] = mutation->digest;
+		key[1] = hash_bytes_extended((unsigned char *) mutation->id,
+									 strlen(mutation->id), 0);
+		entry = hash_search(ids, key, HASH_ENTER, &found);
+		if (found)
+		{
+			first[i] = *(SxMutation **) (entry + sizeof(key));
+			mutation->status = SX_STATUS_DUPLICATE;
+		}
+		else
+			*(SxMutation **) (entry + sizeof(key)) = mutation;
+	}
+	hash_destroy(ids);
+}
+
+static void
+prepare(Push *push, SxMutation **twins)
+{
+	SxMutation **duplicates = palloc(sizeof(SxMutation *) * (push->n + 1));
+	int			nduplicates = 0;
+	Push		others = *push;
+
+	step_each(push, read_step, false);
+	find_twins(push, twins);
+	if (push->client != NULL)
+		sx_ledger_recall(&push->device, push->mutations, push->n);
+	for (int i = 0; i < push->n; i++)
+		if (push->mutations[i]->status == SX_STATUS_DUPLICATE && twins[i] == NULL)
+		{
+			/* so that the steps take it */
+			push->mutations[i]->status = SX_STATUS_OPEN;
+			push->mutations[i]->recalled = true;
+			duplicates[nduplicates++] = push->mutations[i];
+		}
+	others.mutations = duplicates;
+	others.n = nduplicates;
+
+	if (push->session_id != NULL)
+	{
+		local_ids = sx_session_local_ids(&push->device);
+		step_each(push, assign_step, false);
+		step_each(push, rewrite_step, false);
+	}
+	if (nduplicates > 0)
+		step_each(&others, answer_key_step, false);
+	for (int i = 0; i < nduplicates; i++)
+	{
+		duplicates[i]->status = SX_STATUS_DUPLICATE;
+		duplicates[i]->tell = true;
+	}
+	step_each(push, convert_step, true);
+}
+
+/* ---- applying ---- */
+
+static RowNote *
+note_of(HTAB *rows, SxMutation *mutation, bool *found)
+{
+	RowId		row = {0};
+
+	row.root = mutation->table->root;
+	row.key_hash = mutation->key_hash;
+	return hash_search(rows, &row, found == NULL ? HASH_FIND : HASH_ENTER, found);
+}
+
+static HTAB *
+make_rows(MemoryContext context)
+{
+	HASHCTL		control;
+
+	memset(&control, 0, sizeof(control));
+	control.keysize = sizeof(RowId);
+	control.entrysize = sizeof(RowNote);
+	control.hcxt = context;
+	return hash_create("sync_ext pushed rows", 64, &control,
+					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* Runs: of one table, and no row twice. Others' rows may depend on the order. */
+static void
+write_runs(Push *push, SxMutation **mutations, int n)
+{
+	HTAB	   *rows = n > 1 ? make_rows(CurrentMemoryContext) : NULL;
+	int			first = 0;
+	int			run = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		SxMutation *mutation = mutations[i];
+		bool		breaks = i > first &&
+			(mutation->table->root != mutations[first]->table->root ||
+			 mutation->moves || mutations[i - 1]->moves || !mutation->has_key);
+		bool		found = false;
+
+		CHECK_FOR_INTERRUPTS();
+		if (n > 1)
+		{
+			RowNote    *note = note_of(rows, mutation, &found);
+
+			if (found && note->run == run)
+				breaks = i > first;
+			note->run = breaks ? run + 1 : run;
+		}
+		if (breaks)
+		{
+			sx_write_run(&push->writer, mutations + first, i - first);
+			first = i;
+			run++;
+		}
+	}
+	sx_write_run(&push->writer, mutations + first, n - first);
+}
+
+/* Raises what deferred constraints have to say, and leaves them deferred. */
+static void
+ask_deferred_constraints(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		if (SPI_connect() != SPI_OK_CONNECT)
+			elog(ERROR, "SPI_connect failed");
+		if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "could not set constraints immediate");
+		SPI_finish();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		error = roll_back(context, owner);
+	}
+	PG_END_TRY();
+	if (error != NULL)
+		ReThrowError(error);
+}
+
+/*
+ * Tries mutations in a subtransaction. When it fails all is as before; a
+ * single one is refused.
+ */
+static bool
+attempt(Push *push, SxMutation **mutations, int n)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	int			mark = sx_watch_mark();
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(push->step);
+	PG_TRY();
+	{
+		write_runs(push, mutations, n);
+		if (push->check_deferred)
+			ask_deferred_constraints();
+		ReleaseCurrentSubTransaction();
+		CurrentResourceOwner = owner;
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = roll_back(push->context, owner);
+
+		sx_watch_back_to(mark);
+		for (int i = 0; i < n; i++)
+			sx_write_reset(mutations[i]);
+		if (is_for_all(error))
+			ReThrowError(error);
+		if (n == 1)
+			sx_mutation_refuse(mutations[0], error, NULL);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(push->context);
+	MemoryContextReset(push->step);
+	return done;
+}
+
+/* Whether another order may let it pass. */
+static bool
+is_for_order(SxMutation *mutation)
+{
+	return mutation->status == SX_STATUS_REJECTED &&
+		ERRCODE_TO_CATEGORY(mutation->refusal.sqlstate) ==
+		ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION &&
+		mutation->refusal.sqlstate != ERRCODE_NOT_NULL_VIOLATION &&
+		mutation->refusal.sqlstate != ERRCODE_CHECK_VIOLATION;
+}
+
+static void
+make_wait(Push *push, SxMutation *mutation)
+{
+	bool		found;
+
+	mutation->status = SX_STATUS_OPEN;
+	push->waiting[push->nwaiting++] = mutation;
+	if (mutation->has_key)
+		(void) note_of(push->waiting_rows, mutation, &found);
+}
+
+/* Those whose row waits already wait as well; returns how many are left. */
+static int
+pass_over_waiting(Push *push, SxMutation **mutations, int n)
+{
+	int			left = 0;
+
+	if (push->nwaiting == 0)
+		return n;
+	for (int i = 0; i < n; i++)
+	{
+		if (mutations[i]->has_key &&
+			note_of(push->waiting_rows, mutations[i], NULL) != NULL)
+			make_wait(push, mutations[i]);
+		else
+			mutations[left++] = mutations[i];
+	}
+	return left;
+}
+
+static void
+apply(Push *push, SxMutation **mutations, int n)
+{
+	CHECK_FOR_INTERRUPTS();
+	n = pass_over_waiting(push, mutations, n);
+	if (n == 0 || attempt(push, mutations, n))
+		return;
+	if (n > 1)
+	{
+		apply(push, mutations, n / 2);
+		apply(push, mutations + n / 2, n - n / 2);
+	}
+	else if (push->may_wait && is_for_order(mutations[0]))
+		make_wait(push, mutations[0]);
+}
+
+/*
+ * Those that waited: all at once, or each with what it needs.
+ */
+static void
+apply_waiting(Push *push, SxMutation **mutations, int n)
+{
+	SxOrder    *order;
+	SxMutation **closure;
+
+	if (push->may_wait && attempt(push, mutations, n))
+		return;
+	order = sx_order_begin(mutations, n);
+	closure = MemoryContextAllocHuge(push->context, sizeof(SxMutation *) * n);
+	for (int i = 0; i < n; i++)
+	{
+		int			size;
+
+		CHECK_FOR_INTERRUPTS();
+		if (mutations[i]->status != SX_STATUS_OPEN)
+			continue;
+		closure[0] = mutations[i];
+		if (pass_over_waiting(push, closure, 1) == 0)
+			continue;
+		size = sx_order_closure(order, i, closure);
+		if (size == 1 || !attempt(push, closure, size))
+		{
+			closure[0] = mutations[i];
+			apply(push, closure, 1);
+		}
+	}
+	pfree(closure);
+}
+
+/* One pass over those that are open; returns how many wait after it. */
+static int
+apply_pass(Push *push, SxMutation **mutations, int n, bool first, bool may_wait)
+{
+	push->may_wait = may_wait;
+	push->nwaiting = 0;
+	push->waiting = MemoryContextAllocHuge(push->context,
+										   sizeof(SxMutation *) * (n + 1));
+	push->waiting_rows = make_rows(push->context);
+	if (first)
+		apply(push, mutations, n);
+	else
+		apply_waiting(push, mutations, n);
+	hash_destroy(push->waiting_rows);
+	return push->nwaiting;
+}
+
+static void
+apply_all(Push *push)
+{
+	SxMutation **open = MemoryContextAllocHuge(push->context,
+											   sizeof(SxMutation *) * (push->n + 1));
+	int			n = 0;
+	int			waiting;
+
+	for (int i = 0; i < push->n; i++)
+		if (push->mutations[i]->status == SX_STATUS_OPEN)
+			open[n++] = push->mutations[i];
+	waiting = apply_pass(push, open, n, true, true);
+	while (waiting > 0)
+	{
+		n = waiting;
+		open = push->waiting;
+		waiting = apply_pass(push, open, n, false, true);
+		if (waiting == n)
+		{
+			/* refused for good; what comes after them is tried all the same */
+			open = push->waiting;
+			(void) apply_pass(push, open, n, false, false);
+			break;
+		}
+	}
+}
+
+/* Whether all is as the client wanted it. */
+static bool
+succeeded(Push *push)
+{
+	for (int i = 0; i < push->n; i++)
+		if (push->mutations[i]->status != SX_STATUS_APPLIED &&
+			push->mutations[i]->status != SX_STATUS_DUPLICATE &&
+			push->mutations[i]->status != SX_STATUS_SUPERSEDED)
+			return false;
+	return true;
+}
+
+static void
+apply_all_or_nothing(Push *push)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	bool		ok = succeeded(push);
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(push->context);
+	apply_all(push);
+	ok = succeeded(push);
+	if (ok)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(push->context);
+	CurrentResourceOwner = owner;
+	if (ok)
+		return;
+
+	sx_watch_back_to(0);
+	for (int i = 0; i < push->n; i++)
+	{
+		SxMutation *mutation = push->mutations[i];
+
+		if (mutation->status != SX_STATUS_APPLIED)
+			continue;
+		sx_write_reset(mutation);
+		mutation->status = SX_STATUS_REJECTED;
+		mutation->refusal.sqlstate = ERRCODE_TRANSACTION_ROLLBACK;
+		mutation->refusal.message = "not applied, as another mutation was refused";
+		mutation->refusal.detail = "The request asks for all or nothing.";
+		mutation->refusal.hint = "Settle the others, and push all of them again.";
+		mutation->refusal.path = psprintf("mutations[%d]", mutation->number);
+	}
+}
+
+/* Asks the catalog only when it may have changed. */
+static bool
+has_deferrable_constraints(void)
+{
+	static uint64 epoch = 0;
+	static bool found = false;
+
+	if (epoch == sx_tracked_epoch())
+		return found;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_plan(sx_plan_get("SELECT FROM pg_catalog.pg_trigger WHERE tgdeferrable LIMIT 1",
+									 0, NULL), NULL, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read pg_trigger");
+	found = SPI_processed > 0;
+	SPI_finish();
+	epoch = sx_tracked_epoch();
+	return found;
+}
+
+/* ---- the rows, for the answer ---- */
+
+typedef struct Telling
+{
+	SxMutation **mutations;
+	SxShape    *shape;
+	TupleDesc	desc;
+	MemoryContext context;
+} Telling;
+
+static bool
+take_row(void *arg, SxRow *row)
+{
+	Telling    *telling = arg;
+	SxMutation *mutation = telling->mutations[row->ord];
+	MemoryContext old;
+
+	if (!row->selected)
+		return true;
+	old = MemoryContextSwitchTo(telling->context);
+	if (row->has_modified_at)
+	{
+		mutation->has_modified_at = true;
+		mutation->modified_at = row->modified_at;
+	}
+	if (!mutation->tell)
+		;						/* only the version was asked for */
+	else if (row->is_plain)
+		mutation->data = sx_rowjson_row(telling->shape,
+										DatumGetHeapTupleHeader(row->data));
+	else
+		mutation->data = (Jsonb *) PG_DETOAST_DATUM_COPY(row->data);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* Reads the rows of one table. The caller may lack the right: no rows then. */
+static void
+tell_rows(Push *push, SxTable *table, SxMutation **mutations, int n)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	Datum	  **keys = palloc(sizeof(Datum *) * n);
+	ItemPointer *tids = palloc0(sizeof(ItemPointer) * n);
+	Telling		telling;
+
+	for (int i = 0; i < n; i++)
+		keys[i] = sx_mutation_final_key(mutations[i]);
+	telling.mutations = mutations;
+	telling.shape = sx_rowjson_shape(table->row);
+	telling.context = push->context;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(push->context);
+	PG_TRY();
+	{
+		sx_rows_check_privileges(table);
+		sx_rows_lookup(table, NULL, NULL, n, keys, tids, take_row, &telling);
+		ReleaseCurrentSubTransaction();
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = roll_back(push->context, owner);
+
+		if (error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE)
+			ReThrowError(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(push->context);
+}
+
+static bool
+needs_row(SxMutation *mutation)
+{
+	if (!mutation->has_key || mutation->gone)
+		return false;
+	switch (mutation->status)
+	{
+		case SX_STATUS_APPLIED:
+			return mutation->tell || !mutation->has_modified_at;
+		case SX_STATUS_DUPLICATE:
+		case SX_STATUS_SUPERSEDED:
+		case SX_STATUS_CONFLICT:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * The final state of every row: a later mutation, or a cascade, may have
+ * changed it once more.
+ */
+static void
+tell_all(Push *push)
+{
+	SxMutation **wanted = MemoryContextAllocHuge(push->context,
+												 sizeof(SxMutation *) * (push->n + 1));
+	int			n = 0;
+
+	for (int i = 0; i < push->n; i++)
+	{
+		SxMutation *mutation = push->mutations[i];
+		const SxWatched *watched;
+
+		if (mutation->status == SX_STATUS_APPLIED &&
+			(watched = sx_watch_find(mutation->table->root,
+									 sx_mutation_final_hash(mutation))) != NULL)
+		{
+			mutation->has_modified_at = watched->has_version;
+			mutation->modified_at = watched->version;
+			mutation->gone |= !watched->has_version;
+		}
+		if (needs_row(mutation))
+			wanted[n++] = mutation;
+	}
+	if (n == 0)
+		return;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	while (n > 0)
+	{
+		SxTable    *table = wanted[0]->table;
+		SxMutation **of_table = MemoryContextAllocHuge(push->context,
+													   sizeof(SxMutation *) * n);
+		int			left = 0;
+		int			taken = 0;
+
+		for (int i = 0; i < n; i++)
+			if (wanted[i]->table->root == table->root)
+				of_table[taken++] = wanted[i];
+			else
+				wanted[left++] = wanted[i];
+		tell_rows(push, table, of_table, taken);
+		n = left;
+	}
+	PopActiveSnapshot();
+}
+
+/* A mutation that was in the batch twice. */
+static void
+answer_twins(Push *push, SxMutation **twins)
+{
+	for (int i = 0; i < push->n; i++)
+	{
+		SxMutation *mutation = push->mutations[i];
+		SxMutation *first = twins[i];
+		int			number = mutation->number;
+
+		if (first == NULL)
+			continue;
+		*mutation = *first;
+		mutation->number = number;
+		if (first->status == SX_STATUS_APPLIED)
+			mutation->status = SX_STATUS_DUPLICATE;
+	}
+}
+
+/* ---- the answer ---- */
+
+static void
+push_name(JsonbParseState **state, const char *name)
+{
+	JsonbValue	value;
+
+	value.type = jbvString;
+	value.val.string.val = unconstify(char *, name);
+	value.val.string.len = strlen(name);
+	pushJsonbValue(state, WJB_KEY, &value);
+}
+
+static void
+push_text(JsonbParseState **state, const char *name, const char *text)
+{
+	JsonbValue	value;
+
+	if (text == NULL)
+		return;
+	push_name(state, name);
+	value.type = jbvString;
+	value.val.string.val = unconstify(char *, text);
+	value.val.string.len = strlen(text);
+	pushJsonbValue(state, WJB_VALUE, &value);
+}
+
+static void
+push_json(JsonbParseState **state, const char *name, Jsonb *json)
+{
+	JsonbValue	value;
+
+	if (json == NULL)
+		return;
+	if (name != NULL)
+		push_name(state, name);
+	value.type = jbvBinary;
+	value.val.binary.data = &json->root;
+	value.val.binary.len = VARSIZE(json) - VARHDRSZ;
+	pushJsonbValue(state, name != NULL ? WJB_VALUE : WJB_ELEM, &value);
+}
+
+static void
+push_time(JsonbParseState **state, const char *name, TimestampTz time)
+{
+	char	   *buffer = palloc(MAXDATELEN + 1);
+
+	JsonEncodeDateTime(buffer, TimestampTzGetDatum(time), TIMESTAMPTZOID, NULL);
+	push_text(state, name, buffer);
+}
+
+/* The id as the client gave it, string or number. */
+static void
+push_id(JsonbParseState **state, SxMutation *mutation)
+{
+	JsonbValue *id = sx_request_member(mutation->object, "id");
+
+	if (id == NULL)
+		return;
+	push_name(state, "id");
+	if (id->type == jbvString || id->type == jbvNumeric || id->type == jbvBool)
+		pushJsonbValue(state, WJB_VALUE, id);
+	else
+	{
+		id->type = jbvNull;
+		pushJsonbValue(state, WJB_VALUE, id);
+	}
+}
+
+static void
+push_refusal(JsonbParseState **state, SxRefusal *refusal)
+{
+	if (refusal->message == NULL)
+		return;
+	/* its buffer is static, and the text is taken only at the end */
+	push_text(state, "sqlstate", pstrdup(unpack_sql_state(refusal->sqlstate)));
+	push_text(state, "message", refusal->message);
+	push_text(state, "detail", refusal->detail);
+	push_text(state, "hint", refusal->hint);
+	push_text(state, "path", refusal->path);
+}
+
+static void
+push_result(JsonbParseState **state, SxMutation *mutation)
+{
+	bool		refused = mutation->status == SX_STATUS_REJECTED ||
+		mutation->status == SX_STATUS_RETRY;
+
+	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	push_id(state, mutation);
+	push_text(state, "status", sx_mutation_status(mutation->status));
+	if (mutation->has_key && !(refused && mutation->key_made))
+		push_json(state, "key", sx_rowjson_key(mutation->table,
+											   sx_mutation_final_key(mutation)));
+	else
+		push_json(state, "key", mutation->key_json);
+	push_text(state, "local_id", mutation->local_id);
+	if (refused)
+		push_refusal(state, &mutation->refusal);
+	else
+	{
+		push_json(state, "data", mutation->data);
+		if (mutation->has_modified_at)
+			push_time(state, "modified_at", mutation->modified_at);
+	}
+	pushJsonbValue(state, WJB_END_OBJECT, NULL);
+}
+
+/* ---- the pull inside ---- */
+
+/* Whether the client knows the row now, as it stands. */
+static bool
+is_told(SxMutation *mutation)
+{
+	if (!mutation->has_key || !mutation->has_modified_at || mutation->gone)
+		return false;
+	if (mutation->status == SX_STATUS_APPLIED)
+		return !mutation->tell || mutation->data != NULL;
+	return mutation->data != NULL;
+}
+
+static void
+push_excluded(Push *push, JsonbParseState **state, const char *domain,
+			  Jsonb *excluded)
+{
+	push_name(state, "exclude");
+	pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+	if (excluded != NULL)
+	{
+		JsonbIterator *iterator = JsonbIteratorInit(&excluded->root);
+		JsonbIteratorToken token;
+		JsonbValue	value;
+
+		while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+			if (token == WJB_ELEM)
+				pushJsonbValue(state, WJB_ELEM, &value);
+	}
+	for (int i = 0; i < push->n; i++)
+	{
+		SxMutation *mutation = push->mutations[i];
+		JsonbIterator *iterator;
+		JsonbIteratorToken token;
+		JsonbValue	value;
+
+		if (mutation->domain == NULL || strcmp(mutation->domain, domain) != 0 ||
+			!is_told(mutation))
+			continue;
+		pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+		iterator = JsonbIteratorInit(&sx_rowjson_key(mutation->table,
+													 sx_mutation_final_key(mutation))->root);
+		while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+			if (token == WJB_KEY || token == WJB_VALUE)
+				pushJsonbValue(state, token, &value);
+		push_time(state, "modified_at", mutation->modified_at);
+		pushJsonbValue(state, WJB_END_OBJECT, NULL);
+	}
+	pushJsonbValue(state, WJB_END_ARRAY, NULL);
+}
+
+static void
+push_domain(Push *push, JsonbParseState **state, const char *domain,
+			JsonbContainer *object)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	JsonbValue *excluded = sx_request_member(object, "exclude");
+	bool		skip = false;
+
+	push_name(state, domain);
+	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			skip = value.val.string.len == strlen("exclude") &&
+				memcmp(value.val.string.val, "exclude", strlen("exclude")) == 0;
+		if ((token == WJB_KEY || token == WJB_VALUE) && !skip)
+			pushJsonbValue(state, token, &value);
+	}
+	if (excluded != NULL && !sx_request_is_array(excluded))
+		sx_request_malformed(psprintf("pull.domains.%s.exclude", domain),
+							 "is not an array",
+							 "Give [{key columns..., \"modified_at\": ...}, ...].");
+	push_excluded(push, state, domain,
+				  excluded == NULL ? NULL : JsonbValueToJsonb(excluded));
+	pushJsonbValue(state, WJB_END_OBJECT, NULL);
+}
+
+/* The pull that the request holds, for the same client, and without what the
+ * results tell. */
+static Jsonb *
+pull_request(Push *push)
+{
+	JsonbParseState *state = NULL;
+	JsonbIterator *iterator = JsonbIteratorInit(push->pull);
+	JsonbIteratorToken token;
+	JsonbValue	name;
+	JsonbValue	value;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	if (sx_request_member(push->pull, "client") == NULL)
+		push_text(&state, "client", push->client);
+	if (sx_request_member(push->pull, "user_id") == NULL)
+		push_text(&state, "user_id", push->user_id);
+	if (sx_request_member(push->pull, "session") == NULL)
+		push_text(&state, "session", push->session_id);
+	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
+	{
+		char	   *member;
+
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		member = pnstrdup(name.val.string.val, name.val.string.len);
+		if (value.type == jbvNull)
+			continue;
+		push_name(&state, member);
+		if (strcmp(member, "domains") == 0 && sx_request_is_object(&value))
+		{
+			JsonbIterator *domains = JsonbIteratorInit(value.val.binary.data);
+			JsonbValue	domain;
+			JsonbValue	object;
+
+			pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+			while ((token = JsonbIteratorNext(&domains, &domain, true)) != WJB_DONE)
+			{
+				char	   *text;
+
+				if (token != WJB_KEY)
+					continue;
+				(void) JsonbIteratorNext(&domains, &object, true);
+				text = pnstrdup(domain.val.string.val, domain.val.string.len);
+				if (!sx_request_is_object(&object))
+					sx_request_malformed(psprintf("pull.domains.%s", text),
+										 "is not an object",
+										 "Give {\"since\": ...}, or {} to load it.");
+				push_domain(push, &state, text, object.val.binary.data);
+			}
+			pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+		}
+		else
+			pushJsonbValue(&state, WJB_VALUE, &value);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* In a snapshot that is taken after the writes, and so holds them. */
+static Jsonb *
+pull(Push *push)
+{
+	Jsonb	   *request = pull_request(push);
+	Jsonb	   *answer;
+	ErrorContextCallback callback;
+
+	callback.callback = in_part;
+	callback.arg = pstrdup("pull");
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	answer = sx_pull_run(request);
+	PopActiveSnapshot();
+	error_context_stack = callback.previous;
+	return answer;
+}
+
+static Jsonb *
+answer(Push *push)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_name(&state, "results");
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < push->n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		push_result(&state, push->mutations[i]);
+	}
+	pushJsonbValue(&state, WJB_END_ARRAY, NULL);
+	if (push->pull != NULL)
+		push_json(&state, "pull", pull(push));
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* ---- all of it ---- */
+
+static Jsonb *
+run(Push *push, Jsonb *request)
+{
+	SxMutation **twins;
+
+	read_request(push, &request->root);
+	if (push->client != NULL)
+	{
+		sx_ledger_claim(&push->device, push->client, push->user_id, push->n);
+		push->writer.device = &push->device;
+	}
+	push->writer.context = push->context;
+	push->writer.now = GetCurrentTimestamp();
+	push->check_deferred = has_deferrable_constraints();
+	(void) set_config_option("sync.client", push->client == NULL ? "" : push->client,
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+							 0, false);
+
+	twins = MemoryContextAllocHuge(push->context,
+								   sizeof(SxMutation *) * (push->n + 1));
+	prepare(push, twins);
+	if (push->all_or_nothing)
+		apply_all_or_nothing(push);
+	else
+		apply_all(push);
+	CommandCounterIncrement();
+	tell_all(push);
+	if (push->client != NULL)
+	{
+		sx_ledger_remember(&push->device, push->mutations, push->n);
+		if (push->session_id != NULL)
+			sx_session_remember(&push->device, push->mutations, push->n);
+	}
+	answer_twins(push, twins);
+	return answer(push);
+}
+
+Jsonb *
+sx_push_run(Jsonb *request)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext kept;
+	SxWatch    *watch;
+	SxLocalIds *outer_ids = local_ids;
+	Push		push = {0};
+	Jsonb	   *volatile result = NULL;
+	int			level;
+
+	if (!JB_ROOT_IS_OBJECT(request))
+		sx_request_malformed("", "is not an object",
+							 "Give {\"mutations\": [...]}.");
+	push.context = AllocSetContextCreate(caller, "sync_ext push",
+										 ALLOCSET_DEFAULT_SIZES);
+	push.step = AllocSetContextCreate(push.context, "sync_ext push attempt",
+									  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(push.context);
+	kept = sx_mutation_keep_in(push.context);
+	watch = sx_watch_begin();
+	level = NewGUCNestLevel();
+	PG_TRY();
+	{
+		Jsonb	   *answered = run(&push, request);
+
+		MemoryContextSwitchTo(caller);
+		result = (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(answered));
+	}
+	PG_FINALLY();
+	{
+		sx_watch_end(watch);
+		(void) sx_mutation_keep_in(kept);
+		local_ids = outer_ids;
+	}
+	PG_END_TRY();
+	AtEOXact_GUC(true, level);
+	MemoryContextDelete(push.context);
+	return result;
+}
+
+Datum
+sync_ext_push(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_JSONB_P(sx_push_run(PG_GETARG_JSONB_P(0)));
+}

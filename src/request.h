@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * request.h
+ *		Reading the members of a JSON request, and saying what is wrong.
+ *
+ * A path names a place in the request, as in "domains.project"; the empty one
+ * is the request itself.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SYNC_EXT_REQUEST_H
+#define SYNC_EXT_REQUEST_H
+
+#include "utils/array.h"
+#include "utils/jsonb.h"
+
+/* Raises invalid_parameter_value: this place of the request "is ...". */
+extern void sx_request_malformed(const char *path, const char *problem,
+								 const char *hint) pg_attribute_noreturn();
+
+/* The path of a member, in the current memory context. */
+extern char *sx_request_path(const char *path, const char *name);
+
+/* A member of an object; NULL where it is not there, and where it is null. */
+extern JsonbValue *sx_request_member(JsonbContainer *object, const char *name);
+
+/*
+ * Raises unless every member is one of those known, a NULL-terminated list: a
+ * misspelt "filter" is no filter.
+ */
+extern void sx_request_check_members(JsonbContainer *object, const char *path,
+									 const char *const *known);
+
+/* Members of a certain type, or NULL; raise where they have another. */
+extern char *sx_request_string(JsonbContainer *object, const char *path,
+							   const char *name);
+extern JsonbContainer *sx_request_object(JsonbContainer *object,
+										 const char *path, const char *name);
+extern JsonbContainer *sx_request_array(JsonbContainer *object,
+										const char *path, const char *name);
+
+/*
+ * The member "params": an array of text, or NULL. Strings are taken as they
+ * are, other values by their JSON text.
+ */
+extern ArrayType *sx_request_params(JsonbContainer *object, const char *path);
+
+/* Whether a value is an object, or an array; not a container of a scalar. */
+extern bool sx_request_is_object(const JsonbValue *value);
+extern bool sx_request_is_array(const JsonbValue *value);
+
+#endif							/* SYNC_EXT_REQUEST_H */

@@ -1,0 +1,641 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.c
+ *		Sync sessions, and provisional keys.
+ *
+ *	begin_session -> push with "pending" keys -> pull -> end_session
+ *
+ * A client has one session at a time, and beginning one that is open returns
+ * it: so every step can be repeated when its answer was lost. What moves is
+ * moved by end_session alone, when the client says that it has everything:
+ * its last_sync, and the provisional keys, which until then can be sent again
+ * in whatever session, also in the next one when this was swept away.
+ *
+ * Real keys are made before anything is written, by the defaults of the key's
+ * columns. So a reference to a record that comes later, or in a circle, is
+ * rewritten like any other, and deferred constraints do the rest.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "sync_ext.h"
+#include "catalog.h"
+#include "cursor.h"
+#include "plan.h"
+#include "request.h"
+#include "rowjson.h"
+#include "session.h"
+
+PG_FUNCTION_INFO_V1(sync_ext_begin_session);
+PG_FUNCTION_INFO_V1(sync_ext_end_session);
+
+/* Runs a kept statement as the extension's owner. */
+static int
+run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
+	bool read_only)
+{
+	SxUser		user = sx_catalog_become(sx_catalog_get()->owner);
+	int			result = SPI_execute_plan(sx_plan_get(sql, nargs, types), values,
+										  nulls, read_only, 0);
+
+	sx_catalog_restore_user(user);
+	if (result < 0)
+		elog(ERROR, "could not run \"%s\": %s", sql,
+			 SPI_result_code_string(result));
+	return (int) SPI_processed;
+}
+
+static void
+connect(void)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+static Datum
+column(int row, int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
+						 isnull);
+}
+
+static char *
+text_column(int row, int number, MemoryContext context)
+{
+	bool		isnull;
+	Datum		value = column(row, number, &isnull);
+
+	return isnull ? NULL :
+		MemoryContextStrdup(context, TextDatumGetCString(value));
+}
+
+/* ---- sessions ---- */
+
+static void
+no_session(const char *id)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("sync session \"%s\" does not exist", id),
+			 errdetail("It was ended, or it was given up for being abandoned."),
+			 errhint("Call sync.begin_session() and send the same again: nothing is applied twice.")));
+}
+
+void
+sx_session_get(SxSession *session, const char *id, const char *client)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {UUIDOID};
+	Datum		values[1];
+	SxDevice	device;
+	bool		isnull;
+
+	values[0] = DirectFunctionCall1(uuid_in, CStringGetDatum(id));
+	memset(session, 0, sizeof(SxSession));
+	connect();
+	if (run("SELECT d.client, d.user_id, s.last_sync,"
+			" pg_catalog.date_part('epoch', s.device_offset)"
+			" FROM sync.session s JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) s.device"
+			" WHERE s.id OPERATOR(pg_catalog.=) $1 AND s.ended_at IS NULL",
+			1, types, values, NULL, true) == 0)
+		no_session(id);
+	session->client = text_column(0, 1, context);
+	session->user_id = text_column(0, 2, context);
+	session->last_sync = text_column(0, 3, context);
+	session->offset = (int64) (DatumGetFloat8(column(0, 4, &isnull)) * USECS_PER_SEC);
+	if (isnull)
+		session->offset = 0;
+	SPI_finish();
+	if (client != NULL && strcmp(client, session->client) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("sync session \"%s\" is not one of client \"%s\"", id, client),
+				 errhint("Give the client that the session was begun for.")));
+	/* whose is it? */
+	(void) sx_ledger_find(&device, session->client);
+}
+
+/* A cursor as a result, from its text. */
+static Datum
+cursor_datum(char *text)
+{
+	return DirectFunctionCall1(sync_ext_cursor_in, CStringGetDatum(text));
+}
+
+/*
+ * sync.begin_session(client text, user_id text, device_time timestamptz)
+ *	returns (session uuid, last_sync, max_checkin sync.cursor, server_time)
+ */
+Datum
+sync_ext_begin_session(PG_FUNCTION_ARGS)
+{
+	TimestampTz server_time = GetCurrentTimestamp();
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID};
+	Datum		arguments[4];
+	char		nulls[] = "    ";
+	SxDevice	device;
+	char	   *last_sync;
+	char	   *max_checkin;
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	TupleDesc	desc;
+	Datum		values[4];
+	bool		isnull[4] = {false};
+	bool		ignored;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("client must not be null"),
+				 errhint("Give each client a name of its own, such as a UUID.")));
+	if (!PG_ARGISNULL(2) && TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(2)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("device_time must be finite"),
+				 errhint("Give what the device's clock shows, or null.")));
+	sx_ledger_claim(&device, text_to_cstring(PG_GETARG_TEXT_PP(0)),
+					PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)),
+					0);
+	connect();
+	arguments[0] = Int64GetDatum(device.number);
+	arguments[1] = TimestampTzGetDatum(server_time);
+	arguments[2] = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
+	nulls[2] = PG_ARGISNULL(2) ? 'n' : ' ';
+	arguments[3] = device.last_sync == NULL ? (Datum) 0 :
+		CStringGetTextDatum(device.last_sync);
+	nulls[3] = device.last_sync == NULL ? 'n' : ' ';
+	if (run("UPDATE sync.session SET seen_at = $2,"
+			" device_offset = coalesce($2 OPERATOR(pg_catalog.-) $3, device_offset)"
+			" WHERE device OPERATOR(pg_catalog.=) $1 AND ended_at IS NULL"
+			" RETURNING id, last_sync, max_checkin",
+			3, types, arguments, nulls, false) == 0)
+		(void) run("INSERT INTO sync.session (device, began_at, seen_at, device_offset, last_sync, max_checkin)"
+				   " VALUES ($1, $2, $2, $2 OPERATOR(pg_catalog.-) $3, $4, sync.current_cursor()::pg_catalog.text)"
+				   " RETURNING id, last_sync, max_checkin",
+				   4, types, arguments, nulls, false);
+	*id = *DatumGetUUIDP(column(0, 1, &ignored));
+	last_sync = text_column(0, 2, context);
+	max_checkin = text_column(0, 3, context);
+	SPI_finish();
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	values[0] = UUIDPGetDatum(id);
+	isnull[1] = last_sync == NULL;
+	values[1] = last_sync == NULL ? (Datum) 0 : cursor_datum(last_sync);
+	values[2] = cursor_datum(max_checkin);
+	values[3] = TimestampTzGetDatum(server_time);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, isnull));
+}
+
+/* sync.end_session(session uuid, last sync.cursor) */
+Datum
+sync_ext_end_session(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {UUIDOID, TEXTOID};
+	Datum		arguments[2];
+	SxDevice	device;
+	char	   *client;
+	bool		ended;
+	bool		isnull;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("session and last must not be null"),
+				 errdetail("The next session's window begins at \"last\"."),
+				 errhint("Give max_checkin, or a cursor that the session's pulls returned.")));
+	arguments[0] = PG_GETARG_DATUM(0);
+	connect();
+	if (run("SELECT d.client, s.ended_at IS NOT NULL FROM sync.session s"
+			" JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) s.device"
+			" WHERE s.id OPERATOR(pg_catalog.=) $1",
+			1, types, arguments, NULL, false) == 0)
+		no_session(DatumGetCString(DirectFunctionCall1(uuid_out, arguments[0])));
+	client = text_column(0, 1, CurrentMemoryContext);
+	ended = DatumGetBool(column(0, 2, &isnull));
+	sx_ledger_claim(&device, client, NULL, 0);
+	if (ended)
+	{
+		/* sent again; a later session may have moved on since */
+		SPI_finish();
+		PG_RETURN_VOID();
+	}
+
+	arguments[1] = CStringGetTextDatum(sx_cursor_text(PG_GETARG_BYTEA_PP(1)));
+	(void) run("WITH s AS (UPDATE sync.session SET ended_at = pg_catalog.clock_timestamp(),"
+			   " seen_at = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
+			   " AND ended_at IS NULL RETURNING device),"
+			   " l AS (DELETE FROM sync.local_id USING s WHERE local_id.device OPERATOR(pg_catalog.=) s.device)"
+			   " UPDATE sync.device SET last_sync = $2 FROM s WHERE number OPERATOR(pg_catalog.=) s.device",
+			   2, types, arguments, NULL, false);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* ---- provisional keys ---- */
+
+typedef struct LocalIdKey
+{
+	uint64		hash;			/* of the text */
+	Oid			root;
+	uint32		unused;			/* so that all bytes are set */
+} LocalIdKey;
+
+typedef struct LocalId
+{
+	LocalIdKey	id;				/* hash key */
+	Jsonb	   *key;			/* the columns that replace it */
+} LocalId;
+
+/* A foreign key, as far as a provisional key can stand in it. */
+typedef struct Reference
+{
+	Oid			root;			/* of the table that it refers to */
+	int			n;
+	char	   *columns[INDEX_MAX_KEYS];
+	char	   *made[INDEX_MAX_KEYS];	/* key columns there */
+} Reference;
+
+/* What is to be known of a table. */
+typedef struct Referrer
+{
+	Oid			root;
+	List	   *made;			/* names of key columns that the server makes */
+	List	   *references;
+} Referrer;
+
+struct SxLocalIds
+{
+	MemoryContext context;
+	HTAB	   *map;
+	List	   *referrers;
+};
+
+static LocalId *
+local_id(SxLocalIds *ids, Oid root, const char *text, bool make)
+{
+	LocalIdKey	key = {0};
+
+	key.root = root;
+	key.hash = hash_bytes_extended((const unsigned char *) text, strlen(text), 0);
+	return hash_search(ids->map, &key, make ? HASH_ENTER : HASH_FIND, NULL);
+}
+
+SxLocalIds *
+sx_session_local_ids(const SxDevice *device)
+{
+	SxLocalIds *ids = palloc0(sizeof(SxLocalIds));
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(device->number)};
+	HASHCTL		control;
+	int			n;
+
+	memset(&control, 0, sizeof(control));
+	control.keysize = sizeof(LocalIdKey);
+	control.entrysize = sizeof(LocalId);
+	control.hcxt = CurrentMemoryContext;
+	ids->context = CurrentMemoryContext;
+	ids->map = hash_create("sync_ext provisional keys", 64, &control,
+						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	connect();
+	n = run("SELECT rel::pg_catalog.oid, local_id, key FROM sync.local_id WHERE device OPERATOR(pg_catalog.=) $1",
+			1, types, values, NULL, false);
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		Oid			root = DatumGetObjectId(column(i, 1, &isnull));
+		char	   *provisional = TextDatumGetCString(column(i, 2, &isnull));
+		MemoryContext old = MemoryContextSwitchTo(ids->context);
+
+		local_id(ids, root, provisional, true)->key =
+			(Jsonb *) PG_DETOAST_DATUM_COPY(column(i, 3, &isnull));
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return ids;
+}
+
+/* The part of a foreign key that a provisional key can stand in. */
+static Reference *
+make_reference(SxTable *table, ForeignKeyCacheInfo *info)
+{
+	SxTable    *target = sx_tracked_get(info->confrelid);
+	Reference  *reference = palloc0(sizeof(Reference));
+	Bitmapset  *made;
+	int			place = -1;
+
+	if (!target->tracked || target->root != target->relid)
+		return NULL;
+	reference->root = target->root;
+	made = sx_mutation_made_columns(target);
+	while ((place = bms_next_member(made, place)) >= 0)
+	{
+		int			i;
+
+		for (i = 0; i < info->nkeys; i++)
+			if (info->confkey[i] == target->keys[place].attnum)
+				break;
+		if (i == info->nkeys)
+			return NULL;
+		reference->columns[reference->n] = get_attname(table->root,
+													   info->conkey[i], false);
+		reference->made[reference->n++] = pstrdup(target->keys[place].name);
+	}
+	return reference->n > 0 ? reference : NULL;
+}
+
+static Referrer *
+referrer_of(SxLocalIds *ids, SxTable *table)
+{
+	ListCell   *cell;
+	Referrer   *referrer;
+	Relation	rel;
+	MemoryContext old;
+	Bitmapset  *made;
+	int			place = -1;
+
+	foreach(cell, ids->referrers)
+	{
+		referrer = lfirst(cell);
+		if (referrer->root == table->root)
+			return referrer;
+	}
+	old = MemoryContextSwitchTo(ids->context);
+	referrer = palloc0(sizeof(Referrer));
+	referrer->root = table->root;
+	made = sx_mutation_made_columns(table);
+	while ((place = bms_next_member(made, place)) >= 0)
+		referrer->made = lappend(referrer->made,
+								 pstrdup(table->keys[place].name));
+	rel = table_open(table->root, AccessShareLock);
+	foreach(cell, copyObject(RelationGetFKeyList(rel)))
+	{
+		Reference  *reference = make_reference(table, lfirst(cell));
+
+		if (reference != NULL)
+			referrer->references = lappend(referrer->references, reference);
+	}
+	table_close(rel, AccessShareLock);
+	ids->referrers = lappend(ids->referrers, referrer);
+	MemoryContextSwitchTo(old);
+	return referrer;
+}
+
+/* A provisional key as text; NULL where a column is missing or null. */
+static char *
+text_of(Jsonb *object, int n, char **names)
+{
+	StringInfoData list;
+
+	if (object == NULL || n == 0)
+		return NULL;
+	if (n == 1)
+		return sx_rowjson_member(&object->root, names[0]);
+	initStringInfo(&list);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *text = sx_rowjson_member(&object->root, names[i]);
+
+		if (text == NULL)
+			return NULL;
+		appendStringInfoString(&list, i == 0 ? "[" : ", ");
+		escape_json(&list, text);
+	}
+	appendStringInfoChar(&list, ']');
+	return list.data;
+}
+
+static int
+names_of(Referrer *referrer, char **names)
+{
+	ListCell   *cell;
+	int			n = 0;
+
+	foreach(cell, referrer->made)
+		names[n++] = lfirst(cell);
+	return n;
+}
+
+/* The mutation's own provisional key, if it is one. */
+static char *
+own_text(SxMutation *mutation, Referrer *referrer)
+{
+	char	   *names[INDEX_MAX_KEYS];
+	int			n = names_of(referrer, names);
+
+	return text_of(mutation->key_json != NULL ? mutation->key_json :
+				   mutation->data_json, n, names);
+}
+
+void
+sx_session_assign(SxLocalIds *ids, SxMutation *mutation)
+{
+	Referrer   *referrer = referrer_of(ids, mutation->table);
+	char	   *path = psprintf("mutations[%d].key", mutation->number);
+	char	   *text;
+	JsonbParseState *state = NULL;
+	int			place = -1;
+	Bitmapset  *made;
+	LocalId    *entry;
+
+	if (!mutation->pending)
+		return;
+	if (mutation->op != SX_MUTATION_INSERT && mutation->op != SX_MUTATION_UPSERT)
+		sx_request_malformed(psprintf("mutations[%d].pending", mutation->number),
+							 "is true, but the row is not new",
+							 "Only an insert or an upsert makes a key.");
+	if (referrer->made == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("sync domain \"%s\" takes no provisional keys",
+						mutation->domain),
+				 errdetail("No column of its key has a default."),
+				 errhint("Give a column of the key a default, such as gen_random_uuid(), or make it an identity column.")));
+	text = own_text(mutation, referrer);
+	if (text == NULL)
+		sx_request_malformed(path, "is missing",
+							 "Give the provisional key, by which other records refer to it.");
+	mutation->local_id = text;
+	if (local_id(ids, mutation->table->root, text, false) != NULL)
+		return;
+
+	made = sx_mutation_made_columns(mutation->table);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	while ((place = bms_next_member(made, place)) >= 0)
+	{
+		SxColumn   *column = &mutation->table->keys[place];
+		Oid			output;
+		bool		varlena;
+		JsonbValue	value;
+
+		getTypeOutputInfo(column->type, &output, &varlena);
+		value.type = jbvString;
+		value.val.string.val = column->name;
+		value.val.string.len = strlen(column->name);
+		pushJsonbValue(&state, WJB_KEY, &value);
+		value.val.string.val =
+			OidOutputFunctionCall(output,
+								  sx_mutation_make_column(mutation->table, place));
+		value.val.string.len = strlen(value.val.string.val);
+		pushJsonbValue(&state, WJB_VALUE, &value);
+	}
+	entry = local_id(ids, mutation->table->root, text, true);
+	entry->key = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* The object with the values of "key" under these names, where it has them. */
+static Jsonb *
+replace(Jsonb *object, int n, char **names, char **made, Jsonb *key)
+{
+	JsonbParseState *state = NULL;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	name;
+	JsonbValue	value;
+
+	if (object == NULL)
+		return NULL;
+	iterator = JsonbIteratorInit(&object->root);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
+	{
+		JsonbValue *put = &value;
+
+		if (token != WJB_KEY)
+			continue;
+		(void) JsonbIteratorNext(&iterator, &value, true);
+		for (int i = 0; i < n; i++)
+			if (strlen(names[i]) == name.val.string.len &&
+				memcmp(names[i], name.val.string.val, name.val.string.len) == 0)
+				put = sx_request_member(&key->root, made[i]);
+		pushJsonbValue(&state, WJB_KEY, &name);
+		pushJsonbValue(&state, WJB_VALUE, put);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+void
+sx_session_rewrite(SxLocalIds *ids, SxMutation *mutation)
+{
+	Referrer   *referrer;
+	ListCell   *cell;
+	char	   *text;
+	LocalId    *own = NULL;
+
+	if (hash_get_num_entries(ids->map) == 0)
+		return;
+	referrer = referrer_of(ids, mutation->table);
+	text = own_text(mutation, referrer);
+	if (text != NULL)
+		own = local_id(ids, mutation->table->root, text, false);
+	if (own != NULL)
+	{
+		char	   *names[INDEX_MAX_KEYS];
+		int			n = names_of(referrer, names);
+
+		mutation->local_id = text;
+		mutation->key_made = true;
+		mutation->key_json = replace(mutation->key_json, n, names, names, own->key);
+		mutation->data_json = replace(mutation->data_json, n, names, names, own->key);
+		mutation->assumed_json = replace(mutation->assumed_json, n, names, names, own->key);
+	}
+	foreach(cell, referrer->references)
+	{
+		Reference  *reference = lfirst(cell);
+		LocalId    *entry = NULL;
+
+		text = text_of(mutation->data_json, reference->n, reference->columns);
+		if (text != NULL)
+			entry = local_id(ids, reference->root, text, false);
+		if (entry != NULL)
+			mutation->data_json = replace(mutation->data_json, reference->n,
+										  reference->columns, reference->made,
+										  entry->key);
+		text = text_of(mutation->key_json, reference->n, reference->columns);
+		if (text != NULL)
+			entry = local_id(ids, reference->root, text, false);
+		if (text != NULL && entry != NULL)
+			mutation->key_json = replace(mutation->key_json, reference->n,
+										 reference->columns, reference->made,
+										 entry->key);
+		text = text_of(mutation->assumed_json, reference->n, reference->columns);
+		if (text != NULL)
+			entry = local_id(ids, reference->root, text, false);
+		if (text != NULL && entry != NULL)
+			mutation->assumed_json = replace(mutation->assumed_json, reference->n,
+											 reference->columns, reference->made,
+											 entry->key);
+	}
+}
+
+void
+sx_session_remember(const SxDevice *device, SxMutation **mutations, int n)
+{
+	Oid			types[] = {INT8OID, OIDOID, TEXTOID, JSONBOID};
+	Datum		values[4];
+
+	connect();
+	values[0] = Int64GetDatum(device->number);
+	for (int i = 0; i < n; i++)
+	{
+		SxMutation *mutation = mutations[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (!mutation->pending || mutation->status != SX_STATUS_APPLIED ||
+			mutation->local_id == NULL)
+			continue;
+		values[1] = ObjectIdGetDatum(mutation->table->root);
+		values[2] = CStringGetTextDatum(mutation->local_id);
+		values[3] = JsonbPGetDatum(sx_rowjson_key(mutation->table,
+												  sx_mutation_final_key(mutation)));
+		(void) run("INSERT INTO sync.local_id (device, rel, local_id, key) VALUES ($1, $2, $3, $4)"
+				   " ON CONFLICT DO NOTHING",
+				   4, types, values, NULL, false);
+	}
+	SPI_finish();
+}
+
+void
+sx_session_append_local_ids(StringInfo out, const char *client,
+							const char *domain)
+{
+	SxTable    *table = sx_tracked_by_domain(domain);
+	Oid			types[] = {TEXTOID, OIDOID};
+	Datum		values[2];
+	bool		isnull;
+	Datum		list;
+
+	values[0] = CStringGetTextDatum(client);
+	values[1] = ObjectIdGetDatum(table->root);
+	connect();
+	(void) run("SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('local_id', l.local_id, 'key', l.key)"
+			   " ORDER BY l.local_id) FROM sync.local_id l JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) l.device"
+			   " WHERE d.client OPERATOR(pg_catalog.=) $1 AND l.rel OPERATOR(pg_catalog.=) $2",
+			   2, types, values, NULL, true);
+	list = column(0, 1, &isnull);
+	if (!isnull)
+	{
+		Jsonb	   *json = DatumGetJsonbP(list);
+
+		appendStringInfo(out, "\"local_ids\": %s, ",
+						 JsonbToCString(NULL, &json->root, VARSIZE(json)));
+	}
+	SPI_finish();
+}
