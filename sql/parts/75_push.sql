@@ -14,6 +14,7 @@ CREATE TABLE sync.device (
     last_sync  pg_catalog.text
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE sync.device IS 'Clients that have pushed or opened a session';
+COMMENT ON SEQUENCE sync.device_number_seq IS 'numbers for clients; none is used again';
 COMMENT ON COLUMN sync.device.number IS 'stands for the client in other tables';
 COMMENT ON COLUMN sync.device.client IS 'the name that it gives itself';
 COMMENT ON COLUMN sync.device.role IS 'the role that it belongs to';

@@ -85,6 +85,7 @@ SELECT is(doc(1), 'w|b|7', 'over the row as it is');
 SELECT other('UPDATE doc SET n = 8 WHERE id = 1');
 SELECT says(ARRAY[m('update', 'doc', '{"id": 1, "title": "old"}', :'base1'::jsonb || '{"at": "2001-01-01"}')], 'conflict+', 'newer_wins: the row is newer', '{"policy": "newer_wins"}');
 SELECT says(ARRAY[m('update', 'doc', '{"id": 1, "title": "none"}', :'base1')], 'rejected 22023', 'newer_wins wants a time', '{"policy": "newer_wins"}');
+SELECT pg_sleep(0.02);
 SELECT says(ARRAY[m('update', 'doc', '{"id": 1, "title": "new"}', :'base1'::jsonb || jsonb_build_object('at', clock_timestamp()))], 'applied+', 'newer_wins: the client is newer', '{"policy": "newer_wins"}');
 SELECT other('UPDATE doc SET n = 9 WHERE id = 1');
 SELECT pg_sleep(0.02);
@@ -280,3 +281,5 @@ SELECT is((SELECT count(*) FROM doc WHERE id >= 1000), 19980::bigint, 'twenty th
 SELECT says((SELECT array_agg(m('insert', 'member', jsonb_build_object('team', 62, 'person', CASE WHEN i % 50 = 0 THEN -i ELSE i + 100 END)::text)) FROM generate_series(1, 200) i),
 	(SELECT string_agg(CASE WHEN i % 50 = 0 THEN 'rejected 23514' ELSE 'applied' END, ', ' ORDER BY i) FROM generate_series(1, 200) i), 'poison found by halving');
 SELECT * FROM finish();
+DROP SCHEMA t CASCADE;
+SELECT count(sync.forget_client(client)) AS forgotten FROM sync.device \gset

@@ -391,3 +391,4 @@ SELECT is(context_of('{"domains": {"doc": {"rows": [{"key": {"id": 1}, "modified
 SELECT * FROM finish();
 DROP SCHEMA t CASCADE;
 DROP ROLE sync_test_rec;
+SELECT count(sync.forget_client(client)) AS forgotten FROM sync.device \gset

@@ -140,3 +140,4 @@ DROP OWNED BY sync_session_ann, sync_session_bob;
 DELETE FROM sync.device;
 DROP ROLE sync_session_ann, sync_session_bob;
 SELECT * FROM finish();
+DROP SCHEMA t CASCADE;
