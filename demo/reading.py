@@ -1,23 +1,13 @@
-"""What scripts/demo shows: a shop whose devices keep copies of its orders.
-
-Connects as libpq's environment says, makes tables in that database, and exits with 1 as soon as something that it
-shows is not so.
-"""
+"""A shop whose devices keep copies of its orders, brought up to date from cursor to cursor."""
 
 import json
-import os
 import random
-import select
-import sys
 import threading
 import time
 
-import psycopg2
 import psycopg2.extras
 
-FAST = "--fast" in sys.argv or not sys.stdout.isatty()
-COLOUR = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-WIDTH = 10                              # of the actors' names
+from show import Listener, Writer, chapter, claim, connect, tell
 
 SCHEMA = """
 CREATE TABLE orders (
@@ -46,68 +36,6 @@ INSERT INTO order_lines (order_id, article, quantity) VALUES (1, 'lamp', 1), (2,
 
 TRACK = ["SELECT sync.track('orders', source => 'order_documents')",
          "SELECT sync.cascade('order_lines', 'orders')"]
-
-
-# ---------------------------------------------------------------------------
-# Showing
-# ---------------------------------------------------------------------------
-
-def paint(text, colour):
-    return f"\033[{colour}m{text}\033[0m" if COLOUR else text
-
-
-def pause(seconds=0.7):
-    if not FAST:
-        time.sleep(seconds)
-
-
-def chapter(title, *lines):
-    pause()
-    print("\n" + paint(f"━━ {title} " + "━" * max(0, 74 - len(title)), 1))
-    for line in lines:
-        print("   " + line)
-    pause(0.3 + 0.9 * len(lines))
-
-
-def tell(actor, colour, text):
-    for n, line in enumerate(str(text).strip().splitlines()):
-        print(paint(f"{actor if n == 0 else '':>{WIDTH}}", colour) + " │ " + line, flush=True)
-    pause(0.3)
-
-
-def claim(true, text, *evidence):
-    """What the reader is told is checked here."""
-    if not true:
-        tell("✗", "31;1", text)
-        for line in evidence:
-            tell("", 31, line)
-        sys.exit(1)
-    tell("✓", "32;1", text)
-
-
-# ---------------------------------------------------------------------------
-# Who takes part
-# ---------------------------------------------------------------------------
-
-def connect(name):
-    conn = psycopg2.connect(application_name=name)
-    conn.autocommit = True
-    return conn
-
-
-class Writer:
-    """A session of the application."""
-
-    def __init__(self, name, colour=33):
-        self.name, self.colour = name, colour
-        self.conn = connect(name)
-        self.cursor = self.conn.cursor()
-
-    def run(self, sql, quiet=False, show=None):
-        if not quiet:
-            tell(self.name, self.colour, show or sql)
-        self.cursor.execute(sql)
-        return self.cursor.fetchall() if self.cursor.description else None
 
 
 class Device:
@@ -181,33 +109,7 @@ class TimestampDevice:
         return sorted(k for k in real.keys() | self.copy.keys() if real.get(k) != self.copy.get(k))
 
 
-class Listener:
-    """What an application server hears on the channel."""
-
-    def __init__(self):
-        self.conn = connect("listener")
-        with self.conn.cursor() as cur:
-            cur.execute("LISTEN sync")
-
-    def hear(self, wait=2.0, quiet=False):
-        """The events that have arrived; waits for the first one."""
-        if not self.conn.notifies:
-            select.select([self.conn], [], [], wait)
-        self.conn.poll()
-        heard = [json.loads(n.payload) for n in self.conn.notifies]
-        self.conn.notifies.clear()
-        if not quiet:
-            for event in heard:
-                tell("event", 35, json.dumps(event))
-        return heard
-
-
-# ---------------------------------------------------------------------------
-# The story
-# ---------------------------------------------------------------------------
-
-def main():
-    shop = Writer("shop")
+def reading(shop):
     security = "WITH (security_invoker)" if shop.conn.server_version >= 150000 else ""
 
     chapter("The tables of a shop, as they were before",
@@ -311,104 +213,7 @@ def main():
     tablet.pull(quiet=True)
     phone.pull(quiet=True)
 
-    rights(shop)
-    storm(listener, tablet, phone, shop)
-
-
-COMPANIES = """
-CREATE TABLE projects (
-    id      int PRIMARY KEY,
-    company text NOT NULL,
-    title   text NOT NULL
-);
-CREATE TABLE members (
-    user_id text NOT NULL,
-    company text NOT NULL,
-    PRIMARY KEY (user_id, company)
-);
-CREATE INDEX ON members (company, user_id);
-INSERT INTO projects VALUES (1, 'Acme', 'rocket'), (2, 'Acme', 'anvil'), (3, 'Bolt', 'engine');
-INSERT INTO members VALUES ('ann', 'Acme'), ('bob', 'Bolt'), ('cleo', 'Acme'), ('cleo', 'Bolt');
-"""
-
-ACCESS = ["SELECT sync.track('projects', scope => '{company}')",
-          "SELECT sync.track('members', scope => '{user_id,company}')",
-          "SELECT sync.set_access('projects', 'members')"]
-
-
-class Tab:
-    """A browser's tab of a user, connected to an application server."""
-
-    def __init__(self, user, colour):
-        self.user, self.colour = user, colour
-        self.copy, self.since = {}, None
-        self.conn = connect(f"tab of {user}")
-
-    def pull(self):
-        request = {"client": f"tab of {self.user}", "user_id": self.user, "domains": {"projects": {"since": self.since}}}
-        with self.conn.cursor() as cur:
-            cur.execute("SELECT sync.pull(%s::jsonb)", (json.dumps(request),))
-            [answer] = cur.fetchone()
-        answer = answer["domains"]["projects"]
-        self.since = answer["cursor"]
-        if answer.get("reset"):
-            self.copy.clear()
-        for scope in answer["forget"]:
-            self.copy = {key: row for key, row in self.copy.items() if row["company"] != scope["company"]}
-        for key in answer["remove"]:
-            self.copy.pop(key["id"], None)
-        for row in answer["upsert"]:
-            self.copy[row["id"]] = row
-        said = ([f"forget {scope['company']}" for scope in answer["forget"]] +
-                [f"remove {key['id']}" for key in answer["remove"]] +
-                [f"upsert {row['id']} {row['company']}: {row['title']}" for row in answer["upsert"]])
-        tell(self.user, self.colour, "\n".join(said) or "nothing")
-
-    def holds_what_it_may(self):
-        with self.conn.cursor() as cur:
-            cur.execute("SELECT p.id, to_jsonb(p) FROM projects p JOIN members m USING (company) WHERE m.user_id = %s",
-                        (self.user,))
-            return self.copy == dict(cur.fetchall())
-
-
-def rights(shop):
-    """Three users, two companies: who may see what, who is woken, and who is not."""
-    chapter("Three users, two companies",
-            "Projects concern a company; members says whose company it is. The application server keeps the users' tabs",
-            "connected, and asks after each event which of them must fetch.")
-    shop.run(COMPANIES)
-    for statement in ACCESS:
-        shop.run(statement)
-    tabs = {"ann": Tab("ann", 36), "bob": Tab("bob", 34), "cleo": Tab("cleo", 32)}
-    shop.run("SELECT sync.connect('tab of ' || u, u, 'web 1', '{projects}') FROM unnest('{ann,bob,cleo}'::text[]) u")
-    [(cursor,)] = shop.run("SELECT cursor::text FROM sync.affected(sync.current_cursor(), 'web 1') WHERE client IS NULL",
-                           quiet=True)
-    for tab in tabs.values():
-        tab.pull()
-
-    def woken():
-        nonlocal cursor
-        rows = shop.run(f"SELECT user_id, cursor::text FROM sync.affected('{cursor}', 'web 1')", quiet=True)
-        cursor = rows[-1][1]
-        names = sorted(user for user, _ in rows[:-1])
-        tell("web 1", 35, "SELECT * FROM sync.affected(my cursor, 'web 1')   -- " + (", ".join(names) or "nobody"))
-        for name in names:
-            tabs[name].pull()
-        return names
-
-    shop.run("UPDATE projects SET title = 'bigger rocket' WHERE id = 1")
-    claim(woken() == ["ann", "cleo"], "Acme's change wakes Acme's members, not Bob")
-    shop.run("INSERT INTO members VALUES ('bob', 'Acme')")
-    claim(woken() == ["bob"] and len(tabs["bob"].copy) == 3, "a grant wakes Bob alone, and brings projects that nobody changed")
-    shop.run("DELETE FROM members WHERE user_id = 'cleo' AND company = 'Bolt'")
-    claim(woken() == ["cleo"] and 3 not in tabs["cleo"].copy, "a revocation wakes Cleo alone, though no project changed")
-    shop.run("UPDATE projects SET company = 'Bolt' WHERE id = 2")
-    claim(woken() == ["ann", "bob", "cleo"], "a project that changes hands concerns both sides")
-    shop.run("BEGIN; SELECT set_config('sync.client', 'tab of bob', true);"
-             " UPDATE projects SET title = 'quiet engine' WHERE id = 3; COMMIT")
-    [(tabs["bob"].copy[3],)] = shop.run("SELECT to_jsonb(p) FROM projects p WHERE id = 3", quiet=True)
-    claim(woken() == [], "Bob's own change of what only he may see wakes nobody")
-    claim(all(tab.holds_what_it_may() for tab in tabs.values()), "each tab holds exactly what its user may see")
+    return listener, tablet, phone
 
 
 def storm(listener, tablet, phone, shop):
@@ -478,11 +283,3 @@ def storm(listener, tablet, phone, shop):
     each = (time.perf_counter() - start) * 10
     tell("", 0, f"The log takes {size}. A pull that finds nothing takes {each:.2f} ms, round trip included.")
     print()
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except psycopg2.Error as e:
-        tell("✗", "31;1", f"{type(e).__name__}: {e}")
-        sys.exit(1)
