@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * journal.c
- *		Streams: rights on them, their locks, and looking into their tables.
+ *		Streams: rights on them, and their locks.
  *
  * A stream is an append-only sequence of entries with ids that clients made.
  * Whoever writes to a stream holds a lock on it until the transaction ends,
@@ -24,19 +24,14 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/table.h"
-#include "access/tableam.h"
-#include "access/transam.h"
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "storage/lmgr.h"
-#include "storage/lwlock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -50,79 +45,14 @@
 
 #include "sync_ext.h"
 #include "catalog.h"
+#include "durable.h"
 #include "journal.h"
 #include "journal_ids.h"
 #include "plan.h"
+#include "probe.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_guard_journal);
 PG_FUNCTION_INFO_V1(sync_ext_remove_stream);
-
-/* ---- looking into tables ---- */
-
-void
-sx_probe_begin(SxProbe *probe, Relation heap, Relation index,
-			   Snapshot snapshot, int nkeys)
-{
-	probe->heap = heap;
-	probe->index = index;
-	probe->slot = table_slot_create(heap, NULL);
-	probe->scan = sx_index_beginscan(heap, index, snapshot, nkeys);
-	probe->nkeys = nkeys;
-}
-
-void
-sx_probe_end(SxProbe *probe)
-{
-	index_endscan(probe->scan);
-	ExecDropSingleTupleTableSlot(probe->slot);
-}
-
-void
-sx_probe_open(SxProbe *probe, Oid heap, Oid index, Snapshot snapshot,
-			  int nkeys)
-{
-	Relation	heap_rel = table_open(heap, AccessShareLock);
-
-	sx_probe_begin(probe, heap_rel, index_open(index, AccessShareLock),
-				   snapshot, nkeys);
-}
-
-TupleTableSlot *
-sx_probe_next(SxProbe *probe, ScanDirection direction)
-{
-	return index_getnext_slot(probe->scan, direction, probe->slot) ?
-		probe->slot : NULL;
-}
-
-TupleTableSlot *
-sx_probe_first(SxProbe *probe, ScanKey keys, ScanDirection direction)
-{
-	index_rescan(probe->scan, keys, probe->nkeys, NULL, 0);
-	return sx_probe_next(probe, direction);
-}
-
-void
-sx_probe_close(SxProbe *probe)
-{
-	sx_probe_end(probe);
-	index_close(probe->index, NoLock);
-	table_close(probe->heap, NoLock);
-}
-
-void
-sx_probe_stream_key(ScanKey key, int32 stream_id)
-{
-	ScanKeyInit(key, 1, BTEqualStrategyNumber, F_INT4EQ,
-				Int32GetDatum(stream_id));
-}
-
-void
-sx_probe_hash_keys(ScanKey keys, int32 stream_id, bytea *hash)
-{
-	sx_probe_stream_key(&keys[0], stream_id);
-	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_BYTEAEQ,
-				PointerGetDatum(hash));
-}
 
 /* ---- rights ---- */
 
@@ -483,17 +413,13 @@ sx_journal_digest(bool opaque, Datum content, uint8 *digest)
 void
 sx_journal_flush(uint64 xid)
 {
-	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	SxDurable	durable = {0};
 
-	if (xid == 0 || RecoveryInProgress())
+	if (xid == 0)
 		return;
-	/* Where the commit log was truncated all was flushed long ago. */
-	LWLockAcquire(XactTruncationLock, LW_SHARED);
-	if (xid >= sx_full_xid(sx_oldest_clog_xid()))
-		lsn = TransactionIdGetCommitLSN((TransactionId) xid);
-	LWLockRelease(XactTruncationLock);
-	if (lsn != InvalidXLogRecPtr && lsn > sx_flushed_lsn())
-		XLogFlush(lsn);
+	sx_durable_note(&durable, xid);
+	sx_durable_flush(&durable, false);
+	pfree(durable.xids);
 }
 
 /* ---- guarding the tables ---- */

@@ -35,7 +35,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -46,10 +45,14 @@
 #include "sync_ext.h"
 #include "capture.h"
 #include "catalog.h"
+#include "event.h"
 #include "guc.h"
 #include "journal.h"
 #include "journal_append.h"
 #include "journal_ids.h"
+#include "journal_news.h"
+#include "probe.h"
+#include "tracked.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_append);
 PG_FUNCTION_INFO_V1(sync_ext_put);
@@ -438,23 +441,16 @@ announce(Call *call)
 		return;
 	for (int i = 0; i < call->n; i++)
 	{
-		StringInfoData key;
-
 		if (call->sent[i].duplicate)
 			continue;
 		stored++;
-		if (!sx_guc_notify_keys)
-			continue;
-		initStringInfo(&key);
-		appendStringInfoString(&key, "{\"stream\": ");
-		escape_json(&key, call->stream.name);
-		appendStringInfoString(&key, ", \"id\": ");
-		escape_json(&key, text_to_cstring(call->sent[i].entry.id));
-		appendStringInfoChar(&key, '}');
-		sx_capture_event(SX_JOURNAL_DOMAIN, 1, origin, key.data);
+		if (sx_event_wants_keys())
+			sx_capture_event(SX_ENTRIES_DOMAIN, 1, origin,
+							 sx_journal_news_key(call->stream.name,
+												 text_to_cstring(call->sent[i].entry.id)));
 	}
-	if (!sx_guc_notify_keys)
-		sx_capture_event(SX_JOURNAL_DOMAIN, stored, origin, NULL);
+	if (!sx_event_wants_keys())
+		sx_capture_event(SX_ENTRIES_DOMAIN, stored, origin, NULL);
 }
 
 /*

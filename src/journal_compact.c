@@ -41,11 +41,15 @@
 #include "utils/uuid.h"
 
 #include "sync_ext.h"
+#include "capture.h"
 #include "catalog.h"
+#include "event.h"
 #include "guc.h"
 #include "journal.h"
 #include "journal_append.h"
 #include "journal_ids.h"
+#include "journal_news.h"
+#include "tracked.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_snapshot);
 PG_FUNCTION_INFO_V1(sync_ext_combine);
@@ -297,6 +301,9 @@ sync_ext_snapshot(PG_FUNCTION_ARGS)
 		/* the guard fills xid in */
 		run(&work, "INSERT INTO sync.stream_snapshot (stream_id, upto, xid, id, origin, data, bytes)"
 			" VALUES ($1, $2, '0', $3, $4, $5, $6)", 5, types, values, nulls);
+		if (sx_guc_notify != SX_NOTIFY_OFF)
+			sx_capture_event(SX_ENTRIES_DOMAIN, 1, origin, sx_event_wants_keys() ?
+							 sx_journal_news_key(work.stream.name, id) : NULL);
 	}
 	caller = MemoryContextSwitchTo(caller);
 	result = cstring_to_text(id);

@@ -46,6 +46,7 @@
 #include "catalog.h"
 #include "cursor.h"
 #include "journal.h"
+#include "probe.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_entries);
 PG_FUNCTION_INFO_V1(sync_ext_entry_ids);

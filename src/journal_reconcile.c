@@ -19,6 +19,7 @@
 #include "catalog.h"
 #include "journal.h"
 #include "journal_ids.h"
+#include "probe.h"
 #include "reconset.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_reconcile_ids);

@@ -71,7 +71,8 @@ sync_ext_cursor_time(PG_FUNCTION_ARGS)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	if (sx_validity_of_cursor(cursor, snapshot) != NULL)
+	if (sx_validity_of_cursor(cursor, snapshot) != NULL ||
+		cursor->position.kind == SX_POSITION_STREAM)
 		PG_RETURN_NULL();
 	newest = sx_logscan_newest_of_all(snapshot, sx_snapshot_of(snapshot));
 	catalog = sx_catalog_get();

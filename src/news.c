@@ -26,6 +26,7 @@
 
 #include "sync_ext.h"
 #include "catalog.h"
+#include "journal_news.h"
 #include "logscan.h"
 #include "news.h"
 #include "rowjson.h"
@@ -339,12 +340,12 @@ sx_news_since(const SxSnapshot *seen, Snapshot snapshot, const SxSnapshot *now,
 {
 	List	   *all = NIL;
 	ListCell   *cell;
+	SxNews	   *news;
 
 	foreach(cell, tracked_tables(snapshot))
 	{
 		Oid			root = lfirst_oid(cell);
 		SxTable    *table;
-		SxNews	   *news;
 
 		/* dropped since the snapshot was taken */
 		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(root)))
@@ -357,5 +358,7 @@ sx_news_since(const SxSnapshot *seen, Snapshot snapshot, const SxSnapshot *now,
 		if (news != NULL)
 			all = lappend(all, news);
 	}
-	return all;
+	news = sx_journal_news_since(seen, snapshot, now, with_scopes, max_keys,
+								 durable);
+	return news == NULL ? all : lappend(all, news);
 }

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * news.h
- *		What is new in all logs, for those who wake others: which domains, in
- *		which scopes, and whose changes they were.
+ *		What is new in all logs and streams, for those who wake others: which
+ *		domains, in which scopes, and whose changes they were.
  *
  *-------------------------------------------------------------------------
  */
@@ -49,7 +49,7 @@ typedef struct SxNews
 } SxNews;
 
 /*
- * What transactions have logged that "now", the snapshot as a set, has and
+ * What transactions have logged, or stored in streams, that "now", the snapshot as a set, has and
  * "seen" has not; a list of SxNews in the current memory context, without the
  * domains that have no news. The reader's own transaction does not count: it
  * may yet roll back. Each domain without news costs three probes of an index;

@@ -33,6 +33,9 @@
  * (a uuid in capitals, citext, 1.0). A type that has no hash gives all values
  * the same: its clients are woken for nothing, but never missed.
  *
+ * The entries of streams are a domain, too, without an access relation: its
+ * scope is the stream.
+ *
  * The author of a change need not be told. Where a user is concerned by two
  * scopes, both must have been changed by the same author.
  *
@@ -280,9 +283,10 @@ interest_in(Routing *routing, SxTable *table)
 			return interest;
 	}
 	(void) ask(routing,
-			   "SELECT t.autosubscribe, EXISTS (SELECT FROM sync.subscription s"
-			   " WHERE " SAME("s.domain", "t.domain") " AND s.scope_hash OPERATOR(pg_catalog.>) 0)"
-			   " FROM sync.tracked t WHERE " SAME("t.domain", "$1"),
+			   "SELECT EXISTS (SELECT FROM sync.tracked t"
+			   " WHERE " SAME("t.domain", "$1") " AND t.autosubscribe),"
+			   " EXISTS (SELECT FROM sync.subscription s"
+			   " WHERE " SAME("s.domain", "$1") " AND s.scope_hash OPERATOR(pg_catalog.>) 0)",
 			   table->domain, answers, lengthof(answers));
 	interest = palloc(sizeof(Interest));
 	interest->root = table->root;
@@ -646,8 +650,9 @@ typedef struct Branch
 		   SAME("x.client", client), "c")
 #define IS_NEW \
 	"x.xid OPERATOR(pg_catalog.>=) k.low AND x.xid OPERATOR(pg_catalog.<) k.high"
-#define IS_TRACKED(domain) \
-	"EXISTS (SELECT FROM sync.tracked t WHERE " SAME("t.domain", domain) ")"
+#define IS_DOMAIN(domain) \
+	"(EXISTS (SELECT FROM sync.tracked t WHERE " SAME("t.domain", domain) ")" \
+	" OR " SAME(domain, "'" SX_ENTRIES_DOMAIN "'") ")"
 
 static const Branch branches[] = {
 	{
@@ -692,7 +697,7 @@ static const Branch branches[] = {
 		"SELECT c.client, c.user_id, s.domain FROM " SX_KEYS " k"
 		LOOKUP("x.client, x.user_id, x.server", "sync.client x", IS_NEW, "c")
 		LOOKUP("x.domain", "sync.subscription x",
-			   SAME("x.client", "c.client") " AND " IS_TRACKED("x.domain"), "s")
+			   SAME("x.client", "c.client") " AND " IS_DOMAIN("x.domain"), "s")
 	},
 	{
 		CONCERN_NEW,
@@ -704,7 +709,7 @@ static const Branch branches[] = {
 		CONCERN_NEW,
 		"SELECT c.client, c.user_id, s.domain FROM " SX_KEYS " k"
 		LOOKUP("x.client, x.domain", "sync.subscription x",
-			   IS_NEW " AND " IS_TRACKED("x.domain"), "s")
+			   IS_NEW " AND " IS_DOMAIN("x.domain"), "s")
 		FIND_CLIENT("s.client")
 	}
 };
@@ -1099,6 +1104,7 @@ sync_ext_parse_scope(PG_FUNCTION_ARGS)
 	Datum		result[2] = {0};
 	bool		nulls[2] = {true, false};
 	Datum		values[INDEX_MAX_KEYS];
+	char	   *domain;
 	SxTable    *table;
 	Jsonb	   *scope;
 
@@ -1111,7 +1117,9 @@ sync_ext_parse_scope(PG_FUNCTION_ARGS)
 				 errmsg("domain must not be null"),
 				 errdetail("It is null."),
 				 errhint("sync.domains lists the domains.")));
-	table = sx_tracked_by_domain(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	domain = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	table = strcmp(domain, SX_ENTRIES_DOMAIN) == 0 ? sx_tracked_entries() :
+		sx_tracked_by_domain(domain);
 	result[1] = Int64GetDatum(WHOLE_DOMAIN);
 	if (!PG_ARGISNULL(1))
 	{

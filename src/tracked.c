@@ -25,6 +25,7 @@
 #include "access/tupconvert.h"
 #include "access/xact.h"
 #include "catalog/partition.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -609,6 +610,12 @@ find_domain(const char *domain)
 	if (OidIsValid(relid) &&
 		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 		table = sx_tracked_get(relid);
+	if (strcmp(domain, SX_ENTRIES_DOMAIN) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("sync domain \"%s\" has no rows", domain),
+				 errdetail("It is the domain of the streams' entries."),
+				 errhint("sync.entries() reads a stream, sync.append() and sync.put() store in it; who may do so is a matter of rights on sync.streams.")));
 	if (table == NULL || !table->tracked)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -633,6 +640,25 @@ sx_tracked_by_domain(const char *domain)
 			return table;
 	}
 	return find_domain(domain);
+}
+
+SxTable *
+sx_tracked_entries(void)
+{
+	SxTable    *table = palloc0(sizeof(SxTable));
+	SxColumn   *stream = palloc0(sizeof(SxColumn));
+
+	stream->name = pstrdup("stream");
+	stream->type = TEXTOID;
+	stream->typmod = -1;
+	stream->collation = C_COLLATION_OID;
+	stream->typlen = -1;
+	stream->typalign = TYPALIGN_INT;
+	table->relid = table->root = sx_catalog_get()->entry;
+	table->domain = pstrdup(SX_ENTRIES_DOMAIN);
+	table->nscopes = 1;
+	table->scopes = stream;
+	return table;
 }
 
 /* ---- comparing rows ---- */

@@ -14,6 +14,9 @@
 #include "nodes/bitmapset.h"
 #include "utils/relcache.h"
 
+/* The domain of the streams' entries, which no table can have. */
+#define SX_ENTRIES_DOMAIN	"sync.entries"
+
 /* A key or scope column. */
 typedef struct SxColumn
 {
@@ -81,9 +84,16 @@ extern SxTable *sx_tracked_get(Oid relid);
 
 /*
  * The tracked root table of a domain. Raises undefined_object where no table
- * has it.
+ * has it, wrong_object_type for the domain of entries.
  */
 extern SxTable *sx_tracked_by_domain(const char *domain);
+
+/*
+ * What stands for the domain of entries where clients are woken: its scope is
+ * the name of the stream, and nothing else is filled in. Made in the current
+ * memory context.
+ */
+extern SxTable *sx_tracked_entries(void);
 
 /* Changes whenever anything that a plan or a filter rests on may have. */
 extern uint64 sx_tracked_epoch(void);

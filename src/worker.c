@@ -438,7 +438,7 @@ tell_all_to_look(void)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	if (SPI_execute("SELECT domain FROM sync.tracked", true, 0) != SPI_OK_SELECT)
+	if (SPI_execute("SELECT domain FROM sync.domains", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the domains");
 	told = (int) SPI_processed;
 	for (int i = 0; i < told; i++)

@@ -437,6 +437,11 @@ BEGIN
             USING ERRCODE = 'duplicate_object', DETAIL = format('It is table %s.', other),
                   HINT = 'Give another name as domain.';
     END IF;
+    IF domain = 'sync.entries' THEN
+        RAISE EXCEPTION 'sync domain "%" is reserved', domain
+            USING ERRCODE = 'reserved_name', DETAIL = 'It is the domain of the entries of streams.',
+                  HINT = 'Give another name as domain.';
+    END IF;
     IF domain = '' OR octet_length(domain) > 255 THEN
         RAISE EXCEPTION 'invalid name of a sync domain'
             USING ERRCODE = 'invalid_parameter_value', DETAIL = format('It is "%s".', left(domain, 300)),

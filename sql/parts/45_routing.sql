@@ -317,7 +317,7 @@ BEGIN
         PERFORM sync.check_name('server', connect.server);
     END IF;
     SELECT coalesce(d, 'NULL') INTO unknown FROM unnest(connect.domains) AS d
-     WHERE NOT EXISTS (SELECT FROM sync.tracked t WHERE t.domain = d) LIMIT 1;
+     WHERE d IS DISTINCT FROM 'sync.entries' AND NOT EXISTS (SELECT FROM sync.tracked t WHERE t.domain = d) LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'sync domain "%" does not exist', unknown
             USING ERRCODE = 'undefined_object', DETAIL = 'No tracked table has this domain.',

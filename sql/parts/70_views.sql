@@ -2,12 +2,16 @@
 -- Views for operators
 -- ---------------------------------------------------------------------------
 
+-- Clients subscribe to the entries of streams as to any domain.
 CREATE VIEW sync.domains AS
     SELECT t.domain, t.rel AS "table", t.key, t.scope, a.via AS access, a.user_column, t.source, t.autosubscribe,
            ARRAY(SELECT DISTINCT c.detail::pg_catalog.text FROM sync.cascades c WHERE c.master OPERATOR(pg_catalog.=) t.rel ORDER BY 1)::pg_catalog.regclass[] AS details
       FROM sync.tracked t
-      LEFT JOIN sync.access a ON a.rel OPERATOR(pg_catalog.=) t.rel;
-COMMENT ON VIEW sync.domains IS 'Domains: what clients can ask for';
+      LEFT JOIN sync.access a ON a.rel OPERATOR(pg_catalog.=) t.rel
+    UNION ALL
+    SELECT 'sync.entries', 'sync.entry', '{stream,id}', '{stream}', NULL, NULL, NULL, false, '{}'
+     WHERE EXISTS (SELECT FROM sync.streams);
+COMMENT ON VIEW sync.domains IS 'Domains: what clients can subscribe to; all but "sync.entries", which is there when there are streams, is what they can ask for';
 COMMENT ON COLUMN sync.domains.domain IS 'its name';
 COMMENT ON COLUMN sync.domains."table" IS 'the tracked table';
 COMMENT ON COLUMN sync.domains.key IS 'columns that identify a row';
