@@ -199,6 +199,21 @@ sx_access_find(SxTable *domain)
 	return access;
 }
 
+SxAccess *
+sx_access_for(SxTable *domain, const char *user_id)
+{
+	SxAccess   *access = sx_access_find(domain);
+
+	if (access == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("sync domain \"%s\" has no access relation",
+						domain->domain),
+				 errdetail("The user given is \"%s\".", user_id),
+				 errhint("Call sync.set_access(), or leave user_id out: without an access relation the domain concerns everybody who may read the table.")));
+	return access;
+}
+
 Datum
 sx_access_user(SxAccess *access, const char *user_id)
 {

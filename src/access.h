@@ -40,6 +40,12 @@ extern SxAccess *sx_access_find(SxTable *domain);
  */
 extern SxAccess *sx_access_try(SxTable *domain, const char **problem);
 
+/*
+ * The access relation of a domain for which a user is named. Raises
+ * invalid_parameter_value where it has none: then the user means nothing.
+ */
+extern SxAccess *sx_access_for(SxTable *domain, const char *user_id);
+
 /* The user's value for the user column, by the type's input function. */
 extern Datum sx_access_user(SxAccess *access, const char *user_id);
 

@@ -1458,22 +1458,6 @@ answer(Reading *reading, SxCursor *cursor)
 					 &cursor->target : NULL, &cursor->position);
 }
 
-static void
-find_access(Reading *reading)
-{
-	const char *user_id = reading->request->user_id;
-
-	reading->access = sx_access_find(reading->table);
-	if (reading->access == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("sync domain \"%s\" has no access relation",
-						reading->table->domain),
-				 errdetail("The user given is \"%s\".", user_id),
-				 errhint("Call sync.set_access(), or leave user_id out: without an access relation the domain concerns everybody who may read the table.")));
-	reading->user = sx_access_user(reading->access, user_id);
-}
-
 void
 sx_changes_read(const SxRequest *request, SxTakeChange take, void *arg)
 {
@@ -1497,7 +1481,10 @@ sx_changes_read(const SxRequest *request, SxTakeChange take, void *arg)
 	reading.table = sx_tracked_by_domain(request->domain);
 	sx_rows_check_privileges(reading.table);
 	if (request->user_id != NULL)
-		find_access(&reading);
+	{
+		reading.access = sx_access_for(reading.table, request->user_id);
+		reading.user = sx_access_user(reading.access, request->user_id);
+	}
 	if (request->filter != NULL)
 		reading.filter = sx_filter_get(reading.table, request->filter);
 	reading.params = sx_filter_params(reading.filter, request->params);

@@ -335,8 +335,7 @@ count_all(Counting *counting, Jsonb *after, Jsonb *upto, int ranges)
 	StringInfoData sql;
 	Portal		portal;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_selection_begin(&counting->selection);
 	if (ranges > 1)
 		counting->limit = Max(1, (count_rows(counting, after, upto, params) +
 								  ranges - 1) / ranges);
@@ -368,7 +367,7 @@ count_all(Counting *counting, Jsonb *after, Jsonb *upto, int ranges)
 	}
 	SPI_cursor_close(portal);
 	put_range(counting, upto);
-	SPI_finish();
+	sx_selection_end(&counting->selection);
 }
 
 /* ---- SQL ---- */

@@ -206,17 +206,23 @@ sx_keys_put(SxKeys *keys, Datum *values, bool *nulls)
 }
 
 void
-sx_keys_end(SxKeys *keys, double expected)
+sx_keys_end_as(SxKeys *keys, const char *name, double expected)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 
-	enr->md.name = SX_KEYS;
+	enr->md.name = pstrdup(name);
 	enr->md.tupdesc = keys->desc;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
 	enr->md.enrtuples = expected;
 	enr->reldata = keys->store;
 	if (SPI_register_relation(enr) != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register \"%s\"", SX_KEYS);
+		elog(ERROR, "could not register \"%s\"", name);
+}
+
+void
+sx_keys_end(SxKeys *keys, double expected)
+{
+	sx_keys_end_as(keys, SX_KEYS, expected);
 }
 
 char *

@@ -13,8 +13,11 @@
 
 #include "tracked.h"
 
-/* The name under which queries see the keys that they are given. */
+/* The name under which queries see the keys that they are given ... */
 #define SX_KEYS "sync_keys"
+
+/* ... and the scopes that they are restricted to. */
+#define SX_SCOPES "sync_scopes"
 
 /* Registers the transaction callback. Called once, at load. */
 extern void sx_plan_init(void);
@@ -43,6 +46,9 @@ typedef struct SxKeys
 extern SxKeys *sx_keys_begin(TupleDesc desc);
 extern void sx_keys_put(SxKeys *keys, Datum *values, bool *nulls);
 extern void sx_keys_end(SxKeys *keys, double expected);
+
+/* The same under another name, for a query that is given two relations. */
+extern void sx_keys_end_as(SxKeys *keys, const char *name, double expected);
 
 /* "schema.name" of a relation, quoted. */
 extern char *sx_plan_relation(Oid relid);

@@ -72,6 +72,7 @@
 #include "changes.h"
 #include "cursor.h"
 #include "plan.h"
+#include "policy.h"
 #include "push.h"
 #include "request.h"
 #include "rowjson.h"
@@ -1006,8 +1007,7 @@ compare(Reconciling *all, Domain *domain)
 {
 	Portal		portal;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_selection_begin(&domain->selection);
 	sx_keys_end(domain->held, domain->nrows);
 	portal = sx_selection_query(&domain->selection,
 								compare_query(&domain->selection), NULL);
@@ -1030,7 +1030,7 @@ compare(Reconciling *all, Domain *domain)
 	}
 	SPI_cursor_close(portal);
 	tuplestore_end(domain->held->store);
-	SPI_finish();
+	sx_selection_end(&domain->selection);
 }
 
 /* ---- the answer ---- */
@@ -1041,6 +1041,18 @@ keep_cursor(void *arg, const SxChange *change)
 	char	  **cursor = arg;
 
 	*cursor = sx_cursor_text(change->cursor);
+}
+
+/*
+ * Whether sync.changes() will go on from a cursor: not with a filter that it
+ * does not take, nor where it could not say which removals concern the caller.
+ */
+static bool
+can_follow(Reconciling *all, Domain *domain)
+{
+	return !all->dry_run && domain->selection.can_follow &&
+		(all->user_id != NULL ||
+		 !sx_policy_read(domain->selection.table, false)->residual);
 }
 
 /*
@@ -1063,7 +1075,7 @@ cursor_of(Reconciling *all, Domain *domain, JsonbContainer *object)
 		request.params = sx_request_params(object, path);
 	}
 	sx_changes_read(&request, keep_cursor, &cursor);
-	return domain->selection.can_follow && !all->dry_run ? cursor : NULL;
+	return can_follow(all, domain) ? cursor : NULL;
 }
 
 static void

@@ -218,6 +218,19 @@ append_after(StringInfo sql, SxTable *table, int nparams)
 	appendStringInfoChar(sql, ')');
 }
 
+void
+sx_rows_append_scopes(StringInfo sql, SxTable *table)
+{
+	appendStringInfoString(sql, " JOIN " SX_SCOPES " r ON ");
+	for (int i = 0; i < table->nscopes; i++)
+	{
+		appendStringInfoString(sql, i == 0 ? "" : " AND ");
+		sx_plan_equal(sql, column(table->scopes[i].name),
+					  table->scopes[i].type, psprintf("r.s%d", i + 1),
+					  table->scopes[i].type);
+	}
+}
+
 static char *
 load_query(SxTable *table, SxFilter *filter, bool by_scope, bool after,
 		   int limit)
@@ -237,18 +250,8 @@ load_query(SxTable *table, SxFilter *filter, bool by_scope, bool after,
 					 column(get_attname(table->root, table->modified_at, false)));
 	append_document(&sql, table);
 	appendStringInfo(&sql, " FROM %s " SX_ALIAS, sx_plan_relation(table->root));
-	/* the scopes are distinct, so a join repeats no row */
 	if (by_scope)
-	{
-		appendStringInfoString(&sql, " JOIN " SX_KEYS " k ON ");
-		for (int i = 0; i < table->nscopes; i++)
-		{
-			appendStringInfoString(&sql, i == 0 ? "" : " AND ");
-			sx_plan_equal(&sql, column(table->scopes[i].name),
-						  table->scopes[i].type, psprintf("k.s%d", i + 1),
-						  table->scopes[i].type);
-		}
-	}
+		sx_rows_append_scopes(&sql, table);
 	if (conditional)
 		appendStringInfo(&sql, " WHERE %s", condition.data);
 	if (after)
@@ -426,9 +429,8 @@ add_position(SxTable *table, const SxPosition *after, int n, Oid *types,
 	}
 }
 
-/* The relation of scope values that a load is restricted to. */
-static SxKeys *
-register_scopes(SxTable *table, const SxScopes *scopes)
+SxKeys *
+sx_rows_register_scopes(SxTable *table, const SxScopes *scopes)
 {
 	TupleDesc	desc = CreateTemplateTupleDesc(table->nscopes);
 	bool		nulls[INDEX_MAX_KEYS] = {false};
@@ -443,7 +445,7 @@ register_scopes(SxTable *table, const SxScopes *scopes)
 	relation = sx_keys_begin(desc);
 	for (int i = 0; i < scopes->n; i++)
 		sx_keys_put(relation, sx_scopes_at(scopes, i), nulls);
-	sx_keys_end(relation, scopes->n);
+	sx_keys_end_as(relation, SX_SCOPES, scopes->n);
 	return relation;
 }
 
@@ -475,7 +477,7 @@ sx_rows_load(SxTable *table, SxFilter *filter, ParamListInfo params,
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (scopes != NULL)
-		relation = register_scopes(table, scopes);
+		relation = sx_rows_register_scopes(table, scopes);
 	portal = SPI_cursor_open_with_args(NULL, sql, n, types, values, nulls, true,
 									   CURSOR_OPT_NO_SCROLL |
 									   (expected == 0 ? 0 : CURSOR_OPT_FAST_PLAN));

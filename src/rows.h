@@ -14,6 +14,7 @@
 
 #include "cursor.h"
 #include "filter.h"
+#include "plan.h"
 #include "scopes.h"
 #include "tracked.h"
 
@@ -71,6 +72,19 @@ extern bool sx_rows_append_condition(StringInfo sql, SxTable *table,
  * to a row of SX_ALIAS.
  */
 extern void sx_rows_append_source(StringInfo sql, SxTable *table);
+
+/*
+ * Appends " JOIN scopes ON ...", which leaves only those rows of SX_ALIAS that
+ * are in scopes given by sx_rows_register_scopes(). These are distinct, so the
+ * join repeats no row.
+ */
+extern void sx_rows_append_scopes(StringInfo sql, SxTable *table);
+
+/*
+ * Gives queries of the current SPI connection the scopes to restrict rows to.
+ * The caller ends the store of the relation, after the last of them.
+ */
+extern SxKeys *sx_rows_register_scopes(SxTable *table, const SxScopes *scopes);
 
 /*
  * An operator that orders keys (">"), as SQL: qualified, since it need not be

@@ -4,29 +4,22 @@
  *		What a client should hold of a domain, as part of a query.
  *
  * It must be what sync.changes() would give in the same snapshot: the rows
- * that the filter selects, without those that are marked as deleted, and,
- * where a source view makes the documents, without those that it has no
- * document for. Privileges and row-level security hold because the query is
+ * that the filter selects, of the scopes that the user may see where one is
+ * given, without those that are marked as deleted, and, where a source view
+ * makes the documents, without those that it has no document for. Privileges and row-level security hold because the query is
  * the caller's.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
+
 #include "sync_ext.h"
 #include "plan.h"
 #include "rows.h"
 #include "selection.h"
-
-static void
-refuse_user(const char *domain, const char *user_id)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("sync domain \"%s\" has no access relation", domain),
-			 errdetail("The user given is \"%s\".", user_id),
-			 errhint("Leave user_id out: without an access relation the domain concerns everybody who may read the table.")));
-}
 
 void
 sx_selection_open(SxSelection *selection, const char *domain,
@@ -37,7 +30,10 @@ sx_selection_open(SxSelection *selection, const char *domain,
 	selection->can_follow = true;
 	sx_rows_check_privileges(selection->table);
 	if (user_id != NULL)
-		refuse_user(domain, user_id);
+	{
+		selection->access = sx_access_for(selection->table, user_id);
+		selection->user = sx_access_user(selection->access, user_id);
+	}
 	if (filter != NULL)
 		selection->filter = sx_filter_get_once(selection->table, filter,
 											   &selection->can_follow);
@@ -45,12 +41,38 @@ sx_selection_open(SxSelection *selection, const char *domain,
 }
 
 void
+sx_selection_begin(SxSelection *selection)
+{
+	SxRights   *rights;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (selection->access == NULL)
+		return;
+	rights = sx_access_read(selection->access, selection->user, NULL,
+							GetActiveSnapshot(), NULL, 0);
+	selection->scopes = sx_rows_register_scopes(selection->table,
+												sx_rights_now(rights));
+}
+
+void
+sx_selection_end(SxSelection *selection)
+{
+	if (selection->scopes != NULL)
+		tuplestore_end(selection->scopes->store);
+	selection->scopes = NULL;
+	SPI_finish();
+}
+
+void
 sx_selection_append(SxSelection *selection, StringInfo sql)
 {
 	SxTable    *table = selection->table;
 
-	appendStringInfo(sql, " FROM %s " SX_ALIAS " WHERE ",
-					 sx_plan_relation(table->root));
+	appendStringInfo(sql, " FROM %s " SX_ALIAS, sx_plan_relation(table->root));
+	if (selection->access != NULL)
+		sx_rows_append_scopes(sql, table);
+	appendStringInfoString(sql, " WHERE ");
 	if (!sx_rows_append_condition(sql, table, selection->filter))
 		appendStringInfoString(sql, "true");
 	if (OidIsValid(table->source))

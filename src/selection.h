@@ -14,7 +14,9 @@
 #include "lib/stringinfo.h"
 #include "nodes/params.h"
 
+#include "access.h"
 #include "filter.h"
+#include "plan.h"
 #include "tracked.h"
 
 typedef struct SxSelection
@@ -22,18 +24,30 @@ typedef struct SxSelection
 	SxTable    *table;
 	SxFilter   *filter;			/* NULL: all rows */
 	ParamListInfo params;
-	bool		can_follow;		/* sync.changes() takes the filter, too */
+	bool		can_follow;		/* by sync.changes(), from a cursor on */
+	SxAccess   *access;			/* NULL: no user is given */
+	Datum		user;
+	SxKeys	   *scopes;			/* that the user may see, between begin and end */
 } SxSelection;
 
 /*
- * Finds the domain, checks what the caller may read, and reads the filter and
- * its parameters; all but the domain may be NULL. The filter may hold
+ * Finds the domain, checks what the caller may read, and reads the filter, its
+ * parameters and the user; all but the domain may be NULL. The filter may hold
  * subqueries. Raises what sx_tracked_by_domain(), sx_rows_check_privileges(),
- * sx_filter_get_once() and sx_filter_params() raise.
+ * sx_access_for(), sx_filter_get_once() and sx_filter_params() raise.
  */
 extern void sx_selection_open(SxSelection *selection, const char *domain,
 							  const char *filter, ArrayType *params,
 							  const char *user_id);
+
+/*
+ * Connects to SPI for queries of the selection, and reads what the user may
+ * see, in the active snapshot. Raises what sx_access_read() raises.
+ */
+extern void sx_selection_begin(SxSelection *selection);
+
+/* Disconnects. */
+extern void sx_selection_end(SxSelection *selection);
 
 /*
  * Appends "FROM ... WHERE ...", whose rows, of the alias SX_ALIAS, are those
@@ -43,7 +57,7 @@ extern void sx_selection_append(SxSelection *selection, StringInfo sql);
 
 /*
  * Runs a query that has such a part, as the caller and in the active snapshot,
- * between SPI_connect() and SPI_finish(). Its parameters are those of the
+ * between sx_selection_begin() and sx_selection_end(). Its parameters are those of the
  * filter, and after them those of "more", which may be NULL.
  */
 extern Portal sx_selection_query(SxSelection *selection, const char *sql,
