@@ -19,7 +19,6 @@
 #include "access/timeline.h"
 #include "access/xlog.h"
 #include "common/base64.h"
-#include "common/sha2.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -30,9 +29,11 @@
 
 #if PG_VERSION_NUM >= 140000
 #include "common/cryptohash.h"
+#include "common/sha2.h"
 #include "utils/wait_event.h"
 #else
 #include "catalog/indexing.h"
+#include "utils/fmgrprotos.h"
 #endif
 #if PG_VERSION_NUM >= 150000
 #include "access/xlogrecovery.h"
@@ -137,6 +138,7 @@ datum_image_hash(Datum value, bool typbyval, int typlen)
 
 /* Until 14 functions that two types share had one name for both. */
 #if PG_VERSION_NUM < 140000
+#define F_TIMESTAMPTZ_EQ F_TIMESTAMP_EQ
 #define F_TIMESTAMPTZ_LE F_TIMESTAMP_LE
 #define F_TIMESTAMPTZ_GT F_TIMESTAMP_GT
 #endif
@@ -211,20 +213,28 @@ sx_sha256_digest(SxSha256 sha256, const void *data, size_t len, uint8 *digest)
 
 #define sx_sha256_free(sha256) pg_cryptohash_free(sha256)
 #else
-typedef pg_sha256_ctx *SxSha256;
+/* The header of the functions in 13 needs one of OpenSSL, which may be absent. */
+typedef bytea *SxSha256;
 
 static inline SxSha256
 sx_sha256_create(void)
 {
-	return (SxSha256) palloc(sizeof(pg_sha256_ctx));
+	return (SxSha256) palloc(VARHDRSZ);
 }
 
 static inline void
 sx_sha256_digest(SxSha256 sha256, const void *data, size_t len, uint8 *digest)
 {
-	pg_sha256_init(sha256);
-	pg_sha256_update(sha256, (const uint8 *) data, len);
-	pg_sha256_final(sha256, digest);
+	bytea	   *copy = (bytea *) palloc(VARHDRSZ + len);
+	bytea	   *hash;
+
+	SET_VARSIZE(copy, VARHDRSZ + len);
+	memcpy(VARDATA(copy), data, len);
+	hash = DatumGetByteaPP(DirectFunctionCall1(sha256_bytea,
+											   PointerGetDatum(copy)));
+	memcpy(digest, VARDATA_ANY(hash), 32);
+	pfree(hash);
+	pfree(copy);
 }
 
 #define sx_sha256_free(sha256) pfree(sha256)

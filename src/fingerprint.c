@@ -104,7 +104,9 @@ static void
 append_number(StringInfo bytes, int64 number)
 {
 	enlargeStringInfo(bytes, 24);	/* 19 digits, sign and zero */
-	bytes->len += pg_lltoa(number, bytes->data + bytes->len);
+	/* in 13 it does not return the length */
+	pg_lltoa(number, bytes->data + bytes->len);
+	bytes->len += strlen(bytes->data + bytes->len);
 }
 
 /* As column_value() in rowjson.c has it, with a shorter way for most keys. */

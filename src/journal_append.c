@@ -186,7 +186,8 @@ insert_batch(Store *store, int n, SxNewEntry **entries)
 	SxNewEntry **sorted = palloc(sizeof(SxNewEntry *) * n);
 
 	insert_rows(store, n, entries);
-	memcpy(sorted, entries, sizeof(SxNewEntry *) * n);
+	for (int i = 0; i < n; i++)
+		sorted[i] = entries[i];
 	qsort(sorted, n, sizeof(SxNewEntry *), compare_entries);
 	for (int i = 0; i < n; i++)
 		if (!insert_hash(store, sorted[i]))
