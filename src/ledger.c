@@ -69,7 +69,7 @@ run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
 }
 
 static void
-connect(void)
+connect_spi(void)
 {
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -145,7 +145,7 @@ sx_ledger_find(SxDevice *device, const char *client)
 
 	memset(device, 0, sizeof(SxDevice));
 	device->client = pstrdup(client);
-	connect();
+	connect_spi();
 	values[0] = CStringGetTextDatum(client);
 	user = sx_catalog_become(sx_catalog_get()->owner);
 	found = run("SELECT " DEVICE_COLUMNS
@@ -179,7 +179,7 @@ sx_ledger_claim(SxDevice *device, const char *client, const char *user_id,
 				 errhint("Give each client a name of its own, such as a UUID.")));
 	memset(device, 0, sizeof(SxDevice));
 	device->client = pstrdup(client);
-	connect();
+	connect_spi();
 	values[0] = CStringGetTextDatum(client);
 	values[1] = user_id == NULL ? (Datum) 0 : CStringGetTextDatum(user_id);
 	nulls[1] = user_id == NULL ? 'n' : ' ';
@@ -248,7 +248,7 @@ sx_ledger_recall(const SxDevice *device, SxMutation **mutations, int n)
 	TupleDescInitEntry(desc, 1, "ord", INT4OID, -1, 0);
 	TupleDescInitEntry(desc, 2, "id", TEXTOID, -1, 0);
 	TupleDescInitEntry(desc, 3, "digest", INT8OID, -1, 0);
-	connect();
+	connect_spi();
 	keys = sx_keys_begin(desc);
 	for (int i = 0; i < n; i++)
 	{
@@ -304,7 +304,7 @@ sx_ledger_own_writes(const SxDevice *device, int n, const Oid *roots,
 	TupleDescInitEntry(desc, 1, "ord", INT4OID, -1, 0);
 	TupleDescInitEntry(desc, 2, "rel", OIDOID, -1, 0);
 	TupleDescInitEntry(desc, 3, "key_hash", INT8OID, -1, 0);
-	connect();
+	connect_spi();
 	keys = sx_keys_begin(desc);
 	for (int i = 0; i < n; i++)
 	{
@@ -351,7 +351,7 @@ sx_ledger_latest_seq(const SxDevice *device, Oid root, uint64 key_hash)
 	values[0] = Int64GetDatum(device->number);
 	values[1] = ObjectIdGetDatum(root);
 	values[2] = Int64GetDatum((int64) key_hash);
-	connect();
+	connect_spi();
 	user = sx_catalog_become(sx_catalog_get()->owner);
 	run("SELECT pg_catalog.max(m.seq) FROM sync.mutation m WHERE m.device OPERATOR(pg_catalog.=) $1"
 		" AND m.rel OPERATOR(pg_catalog.=) $2 AND m.key_hash OPERATOR(pg_catalog.=) $3 AND m.applied",
@@ -370,7 +370,7 @@ sx_ledger_xids(const SxDevice *device, int *n)
 	uint64	   *xids;
 	SxUser		user;
 
-	connect();
+	connect_spi();
 	user = sx_catalog_become(sx_catalog_get()->owner);
 	*n = run("SELECT DISTINCT m.xid FROM sync.mutation m"
 			 " WHERE m.device OPERATOR(pg_catalog.=) $1 AND m.xid IS NOT NULL ORDER BY m.xid DESC",

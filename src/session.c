@@ -62,7 +62,7 @@ run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
 }
 
 static void
-connect(void)
+connect_spi(void)
 {
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -108,7 +108,7 @@ sx_session_get(SxSession *session, const char *id, const char *client)
 
 	values[0] = DirectFunctionCall1(uuid_in, CStringGetDatum(id));
 	memset(session, 0, sizeof(SxSession));
-	connect();
+	connect_spi();
 	if (run("SELECT d.client, d.user_id, s.last_sync,"
 			" pg_catalog.date_part('epoch', s.device_offset)"
 			" FROM sync.session s JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) s.device"
@@ -172,7 +172,7 @@ sync_ext_begin_session(PG_FUNCTION_ARGS)
 	sx_ledger_claim(&device, text_to_cstring(PG_GETARG_TEXT_PP(0)),
 					PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)),
 					0);
-	connect();
+	connect_spi();
 	arguments[0] = Int64GetDatum(device.number);
 	arguments[1] = TimestampTzGetDatum(server_time);
 	arguments[2] = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
@@ -222,7 +222,7 @@ sync_ext_end_session(PG_FUNCTION_ARGS)
 				 errdetail("The next session's window begins at \"last\"."),
 				 errhint("Give max_checkin, or a cursor that the session's pulls returned.")));
 	arguments[0] = PG_GETARG_DATUM(0);
-	connect();
+	connect_spi();
 	if (run("SELECT d.client, s.ended_at IS NOT NULL FROM sync.session s"
 			" JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) s.device"
 			" WHERE s.id OPERATOR(pg_catalog.=) $1",
@@ -314,7 +314,7 @@ sx_session_local_ids(const SxDevice *device)
 	ids->context = CurrentMemoryContext;
 	ids->map = hash_create("sync_ext provisional keys", 64, &control,
 						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	connect();
+	connect_spi();
 	n = run("SELECT rel::pg_catalog.oid, local_id, key FROM sync.local_id WHERE device OPERATOR(pg_catalog.=) $1",
 			1, types, values, NULL, false);
 	for (int i = 0; i < n; i++)
@@ -591,7 +591,7 @@ sx_session_remember(const SxDevice *device, SxMutation **mutations, int n)
 	Oid			types[] = {INT8OID, OIDOID, TEXTOID, JSONBOID};
 	Datum		values[4];
 
-	connect();
+	connect_spi();
 	values[0] = Int64GetDatum(device->number);
 	for (int i = 0; i < n; i++)
 	{
@@ -624,7 +624,7 @@ sx_session_append_local_ids(StringInfo out, const char *client,
 
 	values[0] = CStringGetTextDatum(client);
 	values[1] = ObjectIdGetDatum(table->root);
-	connect();
+	connect_spi();
 	(void) run("SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('local_id', l.local_id, 'key', l.key)"
 			   " ORDER BY l.local_id) FROM sync.local_id l JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) l.device"
 			   " WHERE d.client OPERATOR(pg_catalog.=) $1 AND l.rel OPERATOR(pg_catalog.=) $2",
