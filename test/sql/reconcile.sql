@@ -3,7 +3,7 @@
 -- sync.reconcile: a client's whole copy and the database become equal.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(142);
+SELECT plan(182);
 
 CREATE TABLE doc (id int PRIMARY KEY, team int NOT NULL DEFAULT 1, v text, n int);
 SELECT sync.track('doc', scope => '{team}');
@@ -13,17 +13,20 @@ SELECT sync.track('doc', scope => '{team}');
 -- Says what one reconcile of one row does: the lists that name it, and, after
 -- "|", the row that is here then. "here": never | same | changed | deleted, since the client
 -- got version M0. "there": the client's row without its key, where $M0 stands for that
--- version; NULL: it has none.
+-- version; NULL: it has none. A "!" marks what must never be.
+CREATE TABLE soft_doc (LIKE doc INCLUDING ALL, gone timestamptz);
+SELECT sync.track('soft_doc', deleted_at => 'gone');
 CREATE SEQUENCE cells;
-CREATE FUNCTION cell(here text, there text, request text DEFAULT '{}') RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION cell(here text, there text, request text DEFAULT '{}', dom text DEFAULT 'doc') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-	k int := nextval('cells'); m0 text; answer jsonb; d jsonb; said text := ''; l text; r t.doc; held jsonb; rows jsonb := '[]';
+	k int := nextval('cells'); m0 text; answer jsonb; d jsonb; said text := ''; l text; r jsonb; held jsonb; rows jsonb := '[]';
 BEGIN
 	IF here <> 'never' THEN
-		INSERT INTO doc VALUES (k, 1, 'old', 0) RETURNING to_jsonb(modified_at) #>> '{}' INTO m0;
-		held := to_jsonb(doc) FROM doc WHERE id = k;
-		IF here = 'changed' THEN UPDATE doc SET v = 'here' WHERE id = k; PERFORM pg_sleep(0.003); END IF;
-		IF here = 'deleted' THEN DELETE FROM doc WHERE id = k; END IF;
+		EXECUTE format('INSERT INTO %I AS d (id, team, v, n) VALUES ($1, 1, ''old'', 0) RETURNING to_jsonb(d), modified_at::text', dom) USING k INTO held, m0;
+		PERFORM pg_sleep(0.002);
+		IF here = 'changed' THEN EXECUTE format('UPDATE %I SET v = ''here'' WHERE id = $1', dom) USING k; END IF;
+		IF here = 'deleted' THEN EXECUTE CASE dom WHEN 'doc' THEN 'DELETE FROM doc WHERE id = $1' ELSE 'UPDATE soft_doc SET gone = now() WHERE id = $1' END USING k; END IF;
+		PERFORM pg_sleep(0.002);
 	END IF;
 	IF there IS NOT NULL THEN
 		rows := jsonb_build_array(replace(replace(there, '$M0', coalesce(m0, '')), '$K', k::text)::jsonb || jsonb_build_object('key', jsonb_build_object('id', k)));
@@ -31,9 +34,9 @@ BEGIN
 	ELSE
 		held := NULL;
 	END IF;
-	answer := sync.reconcile(jsonb_build_object('client', 'cell', 'domains', jsonb_build_object('doc', jsonb_build_object(
+	answer := sync.reconcile(jsonb_build_object('client', 'cell', 'domains', jsonb_build_object(dom, jsonb_build_object(
 		'filter', 'id = $1', 'params', jsonb_build_array(k), 'rows', rows))) || request::jsonb);
-	d := answer #> '{domains,doc}';
+	d := answer -> 'domains' -> dom;
 	FOREACH l IN ARRAY '{upsert,remove,stored,deleted,send,refused}'::text[] LOOP
 		IF jsonb_array_length(d -> l) > 1 THEN said := said || '!more than one '; END IF;
 		CONTINUE WHEN d -> l = '[]';
@@ -43,11 +46,12 @@ BEGIN
 		IF l IN ('remove', 'deleted') THEN held := NULL; END IF;
 		IF l = 'stored' AND d -> 'upsert' = '[]' AND d -> 'remove' = '[]' THEN held := held || jsonb_build_object('modified_at', d #> '{stored,0,modified_at}'); END IF;
 	END LOOP;
-	SELECT * INTO r FROM doc WHERE id = k;
-	IF d -> 'send' = '[]' AND held IS DISTINCT FROM (SELECT to_jsonb(x) FROM doc x WHERE id = k) THEN
-		said := said || format('!client has %s, here is %s ', held, to_jsonb(r));
+	EXECUTE format('SELECT to_jsonb(x) FROM %I x WHERE id = $1', dom) USING k INTO r;
+	IF r ->> 'gone' IS NOT NULL THEN r := NULL; END IF;
+	IF d -> 'send' = '[]' AND held IS DISTINCT FROM r THEN
+		said := said || format('!client has %s, here is %s ', held, r);
 	END IF;
-	RETURN coalesce(nullif(btrim(said), ''), '-') || ' | ' || CASE WHEN r.id IS NULL THEN 'gone' ELSE r.v END;
+	RETURN coalesce(nullif(btrim(said), ''), '-') || ' | ' || coalesce(r ->> 'v', 'gone');
 END $$;
 
 -- the client has not changed it
@@ -127,6 +131,49 @@ SELECT is(cell('never', '{"deleted_at": "2026-07-01T00:00:00Z"}', :'cut'), 'dele
 
 -- the time of a row here says nothing: a row stamped before the cutoff, committed after it
 SELECT is(cell('same', NULL, '{"cutoff": "2999-01-01T00:00:00Z"}'), 'upsert | old', 'a row that the client never got stays, however old');
+
+-- ---- every cell under every policy, for rows that are deleted and rows that are marked so ----
+
+-- what becomes of the client's change under reject, client_wins, newer_wins (the client's is older, newer) and merge;
+-- in all of them both sides are equal in the end, or cell() says so
+CREATE FUNCTION policies(here text, there text, version text, dom text) RETURNS text LANGUAGE sql AS $$
+	SELECT string_agg(CASE WHEN said ~ '!' THEN said ELSE (regexp_match(said, 'stored|refused|deleted|send'))[1] END, ' ' ORDER BY n)
+	FROM (VALUES (1, 'reject', '2020'), (2, 'client_wins', '2020'), (3, 'newer_wins', '2020'), (4, 'newer_wins', '2999'), (5, 'merge', '2020')) p (n, policy, year),
+		LATERAL t.cell(here, jsonb_strip_nulls(jsonb_build_object(
+			'modified_at', CASE WHEN version = 'known' THEN '$M0' END,
+			'data', CASE WHEN there = 'data' THEN '{"v": "there"}'::jsonb END,
+			'updated_at', CASE WHEN there = 'data' THEN year || '-01-01T00:00:00Z' END,
+			'pending', CASE WHEN there = 'pending' THEN true END,
+			'deleted_at', CASE WHEN there = 'deleted' THEN year || '-01-01T00:00:00Z' END))::text,
+			jsonb_build_object('policy', policy)::text, dom) said $$;
+CREATE TABLE expected (here text, there text, version text, row_gone text, row_marked text);
+COPY expected FROM stdin DELIMITER '|';
+never|data|none|stored stored stored stored stored|stored stored stored stored stored
+same|data|known|stored stored stored stored stored|stored stored stored stored stored
+changed|data|known|refused stored refused stored refused|refused stored refused stored refused
+deleted|data|known|refused stored refused refused refused|refused stored refused stored refused
+same|data|none|refused stored refused stored refused|refused stored refused stored refused
+changed|data|none|refused stored refused stored refused|refused stored refused stored refused
+deleted|data|none|stored stored stored stored stored|refused stored refused stored refused
+never|pending|none|send send send send send|send send send send send
+same|pending|known|send send send send send|send send send send send
+changed|pending|known|send send send send send|send send send send send
+deleted|pending|known|send send send send send|send send send send send
+never|deleted|none|deleted deleted deleted deleted deleted|deleted deleted deleted deleted deleted
+same|deleted|known|deleted deleted deleted deleted deleted|deleted deleted deleted deleted deleted
+changed|deleted|known|refused deleted refused deleted refused|refused deleted refused deleted refused
+deleted|deleted|known|deleted deleted deleted deleted deleted|deleted deleted deleted deleted deleted
+same|deleted|none|deleted deleted deleted deleted deleted|deleted deleted deleted deleted deleted
+changed|deleted|none|deleted deleted deleted deleted deleted|deleted deleted deleted deleted deleted
+deleted|deleted|none|deleted deleted deleted deleted deleted|deleted deleted deleted deleted deleted
+\.
+SELECT is(policies(here, there, version, 'doc'), row_gone, format('here %s, there %s, version %s', here, there, version)) FROM expected;
+SELECT is(policies(here, there, version, 'soft_doc'), row_marked, format('here %s, there %s, version %s; soft deletes', here, there, version)) FROM expected;
+-- the client has not changed the row: no policy matters
+SELECT is(cell('same', '{"modified_at": "$M0"}', '{}', 'soft_doc'), '- | old', 'soft deletes: the same in both');
+SELECT is(cell('deleted', '{"modified_at": "$M0"}', '{"policy": "client_wins"}', 'soft_doc'), 'remove | gone', 'marked as deleted here');
+SELECT is(cell('deleted', NULL, '{}', 'soft_doc'), '- | gone', 'and not known there');
+SELECT is(cell('deleted', '{"modified_at": "$M0", "updated_at": "2026-05-01T00:00:00Z"}', '{"cutoff": "2026-06-01T12:00:00Z"}', 'soft_doc'), 'remove | gone', 'with a cutoff, too');
 
 -- ---- whole copies ----
 
