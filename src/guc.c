@@ -21,6 +21,9 @@ char	   *sx_guc_channel = NULL;
 /* Who writes: the origin of the log entries that follow. */
 char	   *sx_guc_client = NULL;
 
+/* How long a client may stay away before what it pushed is forgotten. */
+int			sx_guc_client_retention = 30 * 24 * 60;
+
 /* The databases in which the launcher keeps a worker running. */
 char	   *sx_guc_databases = NULL;
 
@@ -42,12 +45,6 @@ int			sx_guc_server_timeout = 120;
  * after a quiet time is told at once; under load changes are told together.
  */
 int			sx_guc_worker_delay = 10;
-
-/*
- * The origin stands in every log row, whose columns are never compressed nor
- * moved out of line; a longer name would make the writer's own change fail.
- */
-#define MAX_CLIENT_LENGTH 255
 
 static const struct config_enum_entry notify_modes[] = {
 	{"off", SX_NOTIFY_OFF, false},
@@ -74,10 +71,10 @@ check_channel(char **newval, void **extra, GucSource source)
 static bool
 check_client(char **newval, void **extra, GucSource source)
 {
-	if (strlen(*newval) <= MAX_CLIENT_LENGTH)
+	if (strlen(*newval) <= SX_GUC_CLIENT_LENGTH)
 		return true;
 	GUC_check_errdetail("A client's name has at most %d bytes.",
-						MAX_CLIENT_LENGTH);
+						SX_GUC_CLIENT_LENGTH);
 	return false;
 }
 
@@ -125,6 +122,16 @@ sx_guc_init(void)
 							   PGC_USERSET,
 							   0,
 							   check_client, NULL, NULL);
+
+	/* Like all that the worker goes by: see sync.prune_every. */
+	DefineCustomIntVariable("sync.client_retention",
+							gettext_noop("How long the worker remembers what clients pushed, and their sessions."),
+							gettext_noop("Zero: for ever. Who comes back later and sends the same again gets it applied again."),
+							&sx_guc_client_retention,
+							30 * 24 * 60, 0, INT_MAX / 60,
+							PGC_SUSET,
+							GUC_UNIT_MIN,
+							NULL, NULL, NULL);
 
 	DefineCustomStringVariable("sync.databases",
 							   gettext_noop("Databases in which a worker is kept running."),

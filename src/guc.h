@@ -21,9 +21,17 @@ typedef enum SxBigNumbers
 	SX_BIG_NUMBERS_TEXT
 } SxBigNumbers;
 
+/*
+ * The longest name of a client, in bytes. It stands in every log row, whose
+ * columns are never compressed nor moved out of line; a longer one would make
+ * the writer's own change fail.
+ */
+#define SX_GUC_CLIENT_LENGTH 255
+
 extern int	sx_guc_big_numbers;
 extern char *sx_guc_channel;
 extern char *sx_guc_client;
+extern int	sx_guc_client_retention;	/* minutes; 0: for ever */
 extern char *sx_guc_databases;
 extern int	sx_guc_notify;
 extern bool sx_guc_notify_keys;

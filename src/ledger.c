@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -34,6 +35,7 @@
 #include "catalog.h"
 #include "cursor.h"
 #include "direct.h"
+#include "guc.h"
 #include "ledger.h"
 #include "plan.h"
 #include "rowjson.h"
@@ -176,6 +178,14 @@ sx_ledger_claim(SxDevice *device, const char *client, const char *user_id,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("client must not be empty"),
 				 errdetail("What a client pushed is remembered under its name."),
+				 errhint("Give each client a name of its own, such as a UUID.")));
+	if (strlen(client) > SX_GUC_CLIENT_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("client is too long"),
+				 errdetail("The name begins with \"%s\" and has %zu bytes; at most %d are possible.",
+						   pnstrdup(client, pg_mbcliplen(client, strlen(client), 40)),
+						   strlen(client), SX_GUC_CLIENT_LENGTH),
 				 errhint("Give each client a name of its own, such as a UUID.")));
 	memset(device, 0, sizeof(SxDevice));
 	device->client = pstrdup(client);

@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "common/int.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "rewrite/rewriteHandler.h"
@@ -176,8 +177,9 @@ sx_mutation_read(SxMutation *mutation, int64 skew)
 	mutation->pending = read_bool(mutation, "pending");
 	mutation->has_base = read_time(mutation, path, "base", &mutation->base);
 	mutation->has_at = read_time(mutation, path, "at", &mutation->at);
-	if (mutation->has_at && !TIMESTAMP_NOT_FINITE(mutation->at))
-		mutation->at += skew;
+	if (mutation->has_at && !TIMESTAMP_NOT_FINITE(mutation->at) &&
+		pg_add_s64_overflow(mutation->at, skew, &mutation->at))
+		mutation->at = skew < 0 ? DT_NOBEGIN : DT_NOEND;
 
 	mutation->digest = hash_combine64((uint64) mutation->op,
 									  hash_bytes_extended((unsigned char *) mutation->domain,

@@ -65,6 +65,7 @@ typedef struct SxMutation
 	Jsonb	   *assumed_json;
 	bool		pending;		/* its key is provisional */
 	char	   *local_id;
+	bool		was_made;		/* in an earlier push: if it is gone, it went */
 	bool		has_base;
 	TimestampTz base;			/* the modified_at that the client knew */
 	bool		has_at;

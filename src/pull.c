@@ -9,7 +9,8 @@
  *		"remove", "cursor"}, ...}}
  *
  * In a session the client need not say since when: it is the session's
- * last_sync. The answers name the real keys of provisional ones ("local_ids").
+ * last_sync; nor who the user is, where a domain has an access relation. The
+ * answers name the real keys of provisional ones ("local_ids").
  *
  * The function is STABLE, so all domains are read in the snapshot of the
  * statement that calls it.
@@ -28,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "sync_ext.h"
+#include "access.h"
 #include "changes.h"
 #include "cursor.h"
 #include "pull.h"
@@ -113,6 +115,15 @@ take_change(void *arg, const SxChange *change)
 	}
 }
 
+/* A session's user may see no more of a domain than its access relation says. */
+static const char *
+user_of_session(const SxSession *session, const char *domain)
+{
+	SxTable    *table = sx_tracked_by_domain(domain);
+
+	return sx_access_find(table) == NULL ? NULL : session->user_id;
+}
+
 /* Where in the request it is what an error is about. */
 static void
 in_domain(void *arg)
@@ -151,6 +162,8 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	request.max_rows = max_rows_member(object, path);
 	request.client = client;
 	request.user_id = user_id;
+	if (user_id == NULL && session != NULL)
+		request.user_id = user_of_session(session, domain);
 	if (exclude != NULL)
 		request.exclude = JsonbValueToJsonb(exclude);
 
@@ -202,7 +215,7 @@ sx_pull_run(Jsonb *request)
 	user_id = sx_request_string(&request->root, "", "user_id");
 	session_id = sx_request_string(&request->root, "", "session");
 	if (session_id != NULL)
-		sx_session_get(&session, session_id, client);
+		sx_session_get(&session, session_id, client, user_id);
 	domains = sx_request_member(&request->root, "domains");
 	if (domains == NULL || !sx_request_is_object(domains))
 		sx_request_malformed("domains", "is not an object",

@@ -84,6 +84,7 @@ typedef struct Push
 	SxDevice	device;
 	SxWriter	writer;
 	int64		skew;			/* our clock - the client's */
+	bool		has_skew;		/* as the request shows it */
 	bool		all_or_nothing;
 	JsonbContainer *pull;
 	SxMutation **mutations;
@@ -128,21 +129,24 @@ read_atomic(JsonbContainer *request)
 						 "It is one of row, all.");
 }
 
-static int64
-read_skew(JsonbContainer *request, int64 otherwise)
+/* The one that the session has measured holds until there is another. */
+static void
+read_skew(Push *push, JsonbContainer *request, const SxSession *session)
 {
 	char	   *text = sx_request_string(request, "", "time");
 	TimestampTz time;
 
+	push->skew = session->offset;
 	if (text == NULL)
-		return otherwise;
+		return;
 	time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in,
 												   CStringGetDatum(text),
 												   ObjectIdGetDatum(InvalidOid),
 												   Int32GetDatum(-1)));
 	if (TIMESTAMP_NOT_FINITE(time))
 		sx_request_malformed("time", "is not a time", "Give what the device's clock shows.");
-	return GetCurrentTimestamp() - time;
+	push->skew = GetCurrentTimestamp() - time;
+	push->has_skew = true;
 }
 
 /* Where in the request it is what an error is about. */
@@ -177,7 +181,7 @@ read_request(Push *push, JsonbContainer *request)
 	since = sx_request_string(request, "", "since");
 	if (push->session_id != NULL)
 	{
-		sx_session_get(&session, push->session_id, push->client);
+		sx_session_get(&session, push->session_id, push->client, push->user_id);
 		push->client = session.client;
 		if (since == NULL)
 			since = session.last_sync;
@@ -191,7 +195,7 @@ read_request(Push *push, JsonbContainer *request)
 		push->writer.since = DatumGetByteaPP(
 			DirectFunctionCall1(sync_ext_cursor_in, CStringGetDatum(since)));
 	callback.arg = pstrdup("time");
-	push->skew = read_skew(request, session.offset);
+	read_skew(push, request, &session);
 	error_context_stack = callback.previous;
 
 	mutations = sx_request_array(request, "", "mutations");
@@ -329,8 +333,7 @@ static SxLocalIds *local_ids = NULL;
 static void
 assign_step(Push *push, SxMutation *mutation)
 {
-	if (!mutation->recalled)
-		sx_session_assign(local_ids, mutation);
+	sx_session_assign(local_ids, mutation);
 }
 
 static void
@@ -1233,6 +1236,9 @@ run(Push *push, Jsonb *request)
 	if (push->client != NULL)
 	{
 		sx_ledger_claim(&push->device, push->client, push->user_id, push->n);
+		if (push->session_id != NULL)
+			sx_session_use(push->session_id,
+						   push->has_skew ? &push->skew : NULL);
 		push->writer.device = &push->device;
 	}
 	push->writer.context = push->context;

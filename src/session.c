@@ -11,6 +11,10 @@
  * its last_sync, and the provisional keys, which until then can be sent again
  * in whatever session, also in the next one when this was swept away.
  *
+ * Beginning, pushing and ending lock the client's row (ledger.c) before they
+ * look at the session, so that they go one after the other: two that begin at
+ * once get the same session, and a push that waited for the end finds it ended.
+ *
  * Real keys are made before anything is written, by the defaults of the key's
  * columns. So a reference to a record that comes later, or in a circle, is
  * rewritten like any other, and deferred constraints do the rest.
@@ -41,6 +45,9 @@
 #include "request.h"
 #include "rowjson.h"
 #include "session.h"
+
+/* In an index, and so never more than a third of a page. */
+#define MAX_LOCAL_ID_LENGTH 255
 
 PG_FUNCTION_INFO_V1(sync_ext_begin_session);
 PG_FUNCTION_INFO_V1(sync_ext_end_session);
@@ -97,8 +104,31 @@ no_session(const char *id)
 			 errhint("Call sync.begin_session() and send the same again: nothing is applied twice.")));
 }
 
+/* Where in the request it is what uuid_in() does not like. */
+static void
+in_session(void *arg)
+{
+	errcontext("session of the request");
+}
+
+static Datum
+read_id(const char *id)
+{
+	ErrorContextCallback callback;
+	Datum		result;
+
+	callback.callback = in_session;
+	callback.arg = NULL;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	result = DirectFunctionCall1(uuid_in, CStringGetDatum(id));
+	error_context_stack = callback.previous;
+	return result;
+}
+
 void
-sx_session_get(SxSession *session, const char *id, const char *client)
+sx_session_get(SxSession *session, const char *id, const char *client,
+			   const char *user_id)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[] = {UUIDOID};
@@ -106,14 +136,15 @@ sx_session_get(SxSession *session, const char *id, const char *client)
 	SxDevice	device;
 	bool		isnull;
 
-	values[0] = DirectFunctionCall1(uuid_in, CStringGetDatum(id));
+	values[0] = read_id(id);
 	memset(session, 0, sizeof(SxSession));
 	connect_spi();
+	/* not read-only: the statement that began it may be this one */
 	if (run("SELECT d.client, d.user_id, s.last_sync,"
 			" pg_catalog.date_part('epoch', s.device_offset)"
 			" FROM sync.session s JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) s.device"
 			" WHERE s.id OPERATOR(pg_catalog.=) $1 AND s.ended_at IS NULL",
-			1, types, values, NULL, true) == 0)
+			1, types, values, NULL, false) == 0)
 		no_session(id);
 	session->client = text_column(0, 1, context);
 	session->user_id = text_column(0, 2, context);
@@ -129,6 +160,32 @@ sx_session_get(SxSession *session, const char *id, const char *client)
 				 errhint("Give the client that the session was begun for.")));
 	/* whose is it? */
 	(void) sx_ledger_find(&device, session->client);
+	if (user_id != NULL && session->user_id != NULL &&
+		strcmp(user_id, session->user_id) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("sync session \"%s\" is not one of user \"%s\"", id, user_id),
+				 errhint("Give the user that the session was begun for, or none.")));
+}
+
+void
+sx_session_use(const char *id, const int64 *offset)
+{
+	Oid			types[] = {UUIDOID, FLOAT8OID};
+	Datum		values[2];
+	char		nulls[] = "  ";
+
+	values[0] = read_id(id);
+	values[1] = offset == NULL ? (Datum) 0 :
+		Float8GetDatum((double) *offset / USECS_PER_SEC);
+	nulls[1] = offset == NULL ? 'n' : ' ';
+	connect_spi();
+	if (run("UPDATE sync.session SET seen_at = pg_catalog.clock_timestamp(),"
+			" device_offset = coalesce(pg_catalog.make_interval(secs => $2), device_offset)"
+			" WHERE id OPERATOR(pg_catalog.=) $1 AND ended_at IS NULL",
+			2, types, values, nulls, false) == 0)
+		no_session(id);
+	SPI_finish();
 }
 
 /* A cursor as a result, from its text. */
@@ -253,15 +310,15 @@ sync_ext_end_session(PG_FUNCTION_ARGS)
 
 typedef struct LocalIdKey
 {
-	uint64		hash;			/* of the text */
 	Oid			root;
-	uint32		unused;			/* so that all bytes are set */
+	const char *text;
 } LocalIdKey;
 
 typedef struct LocalId
 {
 	LocalIdKey	id;				/* hash key */
 	Jsonb	   *key;			/* the columns that replace it */
+	bool		remembered;		/* since an earlier push */
 } LocalId;
 
 /* A foreign key, as far as a provisional key can stand in it. */
@@ -288,14 +345,51 @@ struct SxLocalIds
 	List	   *referrers;
 };
 
-static LocalId *
-local_id(SxLocalIds *ids, Oid root, const char *text, bool make)
+static uint32
+hash_local_id(const void *key, Size size)
 {
-	LocalIdKey	key = {0};
+	const LocalIdKey *id = key;
 
-	key.root = root;
-	key.hash = hash_bytes_extended((const unsigned char *) text, strlen(text), 0);
-	return hash_search(ids->map, &key, make ? HASH_ENTER : HASH_FIND, NULL);
+	return hash_combine(hash_bytes((const unsigned char *) id->text,
+								   strlen(id->text)),
+						hash_uint32(id->root));
+}
+
+static int
+match_local_ids(const void *a, const void *b, Size size)
+{
+	const LocalIdKey *left = a;
+	const LocalIdKey *right = b;
+
+	return left->root == right->root ? strcmp(left->text, right->text) : 1;
+}
+
+static LocalId *
+find_local_id(SxLocalIds *ids, Oid root, const char *text)
+{
+	LocalIdKey	id;
+
+	id.root = root;
+	id.text = text;
+	return hash_search(ids->map, &id, HASH_FIND, NULL);
+}
+
+/* The key is kept as it is given; a text that has one keeps it. */
+static void
+put_local_id(SxLocalIds *ids, Oid root, const char *text, Jsonb *key,
+			 bool remembered)
+{
+	LocalIdKey	id;
+	LocalId    *entry;
+	bool		found;
+
+	id.root = root;
+	id.text = MemoryContextStrdup(ids->context, text);
+	entry = hash_search(ids->map, &id, HASH_ENTER, &found);
+	if (found)
+		return;
+	entry->key = key;
+	entry->remembered = remembered;
 }
 
 SxLocalIds *
@@ -310,10 +404,12 @@ sx_session_local_ids(const SxDevice *device)
 	memset(&control, 0, sizeof(control));
 	control.keysize = sizeof(LocalIdKey);
 	control.entrysize = sizeof(LocalId);
+	control.hash = hash_local_id;
+	control.match = match_local_ids;
 	control.hcxt = CurrentMemoryContext;
 	ids->context = CurrentMemoryContext;
 	ids->map = hash_create("sync_ext provisional keys", 64, &control,
-						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+						   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 	connect_spi();
 	n = run("SELECT rel::pg_catalog.oid, local_id, key FROM sync.local_id WHERE device OPERATOR(pg_catalog.=) $1",
 			1, types, values, NULL, false);
@@ -323,9 +419,9 @@ sx_session_local_ids(const SxDevice *device)
 		Oid			root = DatumGetObjectId(column(i, 1, &isnull));
 		char	   *provisional = TextDatumGetCString(column(i, 2, &isnull));
 		MemoryContext old = MemoryContextSwitchTo(ids->context);
+		Jsonb	   *key = (Jsonb *) PG_DETOAST_DATUM_COPY(column(i, 3, &isnull));
 
-		local_id(ids, root, provisional, true)->key =
-			(Jsonb *) PG_DETOAST_DATUM_COPY(column(i, 3, &isnull));
+		put_local_id(ids, root, provisional, key, true);
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
@@ -444,19 +540,40 @@ own_text(SxMutation *mutation, Referrer *referrer)
 				   mutation->data_json, n, names);
 }
 
-void
-sx_session_assign(SxLocalIds *ids, SxMutation *mutation)
+/* A key for a new row, from the defaults of the columns that have one. */
+static Jsonb *
+make_key(SxTable *table)
 {
-	Referrer   *referrer = referrer_of(ids, mutation->table);
-	char	   *path = psprintf("mutations[%d].key", mutation->number);
-	char	   *text;
 	JsonbParseState *state = NULL;
+	Bitmapset  *made = sx_mutation_made_columns(table);
 	int			place = -1;
-	Bitmapset  *made;
-	LocalId    *entry;
 
-	if (!mutation->pending)
-		return;
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	while ((place = bms_next_member(made, place)) >= 0)
+	{
+		SxColumn   *column = &table->keys[place];
+		Oid			output;
+		bool		varlena;
+		JsonbValue	value;
+
+		getTypeOutputInfo(column->type, &output, &varlena);
+		value.type = jbvString;
+		value.val.string.val = column->name;
+		value.val.string.len = strlen(column->name);
+		pushJsonbValue(&state, WJB_KEY, &value);
+		value.val.string.val =
+			OidOutputFunctionCall(output, sx_mutation_make_column(table, place));
+		value.val.string.len = strlen(value.val.string.val);
+		pushJsonbValue(&state, WJB_VALUE, &value);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+static void
+check_pending(SxMutation *mutation, Referrer *referrer, const char *text)
+{
+	char	   *path = psprintf("mutations[%d].key", mutation->number);
+
 	if (mutation->op != SX_MUTATION_INSERT && mutation->op != SX_MUTATION_UPSERT)
 		sx_request_malformed(psprintf("mutations[%d].pending", mutation->number),
 							 "is true, but the row is not new",
@@ -468,36 +585,35 @@ sx_session_assign(SxLocalIds *ids, SxMutation *mutation)
 						mutation->domain),
 				 errdetail("No column of its key has a default."),
 				 errhint("Give a column of the key a default, such as gen_random_uuid(), or make it an identity column.")));
-	text = own_text(mutation, referrer);
 	if (text == NULL)
 		sx_request_malformed(path, "is missing",
 							 "Give the provisional key, by which other records refer to it.");
-	mutation->local_id = text;
-	if (local_id(ids, mutation->table->root, text, false) != NULL)
+	if (strlen(text) > MAX_LOCAL_ID_LENGTH)
+		sx_request_malformed(path, psprintf("has %zu bytes", strlen(text)),
+							 psprintf("A provisional key has at most %d bytes.",
+									  MAX_LOCAL_ID_LENGTH));
+}
+
+void
+sx_session_assign(SxLocalIds *ids, SxMutation *mutation)
+{
+	Referrer   *referrer;
+	LocalId    *entry;
+	char	   *text;
+
+	if (!mutation->pending)
 		return;
-
-	made = sx_mutation_made_columns(mutation->table);
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	while ((place = bms_next_member(made, place)) >= 0)
-	{
-		SxColumn   *column = &mutation->table->keys[place];
-		Oid			output;
-		bool		varlena;
-		JsonbValue	value;
-
-		getTypeOutputInfo(column->type, &output, &varlena);
-		value.type = jbvString;
-		value.val.string.val = column->name;
-		value.val.string.len = strlen(column->name);
-		pushJsonbValue(&state, WJB_KEY, &value);
-		value.val.string.val =
-			OidOutputFunctionCall(output,
-								  sx_mutation_make_column(mutation->table, place));
-		value.val.string.len = strlen(value.val.string.val);
-		pushJsonbValue(&state, WJB_VALUE, &value);
-	}
-	entry = local_id(ids, mutation->table->root, text, true);
-	entry->key = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	referrer = referrer_of(ids, mutation->table);
+	text = own_text(mutation, referrer);
+	check_pending(mutation, referrer, text);
+	mutation->local_id = text;
+	entry = find_local_id(ids, mutation->table->root, text);
+	if (entry != NULL)
+		mutation->was_made = entry->remembered;
+	else if (mutation->recalled)
+		put_local_id(ids, mutation->table->root, text, mutation->recalled_key, true);
+	else
+		put_local_id(ids, mutation->table->root, text, make_key(mutation->table), false);
 }
 
 /* The object with the values of "key" under these names, where it has them. */
@@ -531,84 +647,95 @@ replace(Jsonb *object, int n, char **names, char **made, Jsonb *key)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
+static void
+rewrite_reference(SxLocalIds *ids, Reference *reference, Jsonb **object)
+{
+	char	   *text = text_of(*object, reference->n, reference->columns);
+	LocalId    *entry;
+
+	if (text == NULL)
+		return;
+	entry = find_local_id(ids, reference->root, text);
+	if (entry != NULL)
+		*object = replace(*object, reference->n, reference->columns,
+						  reference->made, entry->key);
+}
+
+static void
+rewrite_own_key(SxLocalIds *ids, Referrer *referrer, SxMutation *mutation)
+{
+	char	   *names[INDEX_MAX_KEYS];
+	int			n = names_of(referrer, names);
+	char	   *text = own_text(mutation, referrer);
+	LocalId    *entry;
+
+	if (text == NULL)
+		return;
+	entry = find_local_id(ids, mutation->table->root, text);
+	if (entry == NULL)
+		return;
+	mutation->local_id = text;
+	mutation->key_made = true;
+	mutation->key_json = replace(mutation->key_json, n, names, names, entry->key);
+	mutation->data_json = replace(mutation->data_json, n, names, names, entry->key);
+	mutation->assumed_json = replace(mutation->assumed_json, n, names, names, entry->key);
+}
+
 void
 sx_session_rewrite(SxLocalIds *ids, SxMutation *mutation)
 {
 	Referrer   *referrer;
 	ListCell   *cell;
-	char	   *text;
-	LocalId    *own = NULL;
 
 	if (hash_get_num_entries(ids->map) == 0)
 		return;
 	referrer = referrer_of(ids, mutation->table);
-	text = own_text(mutation, referrer);
-	if (text != NULL)
-		own = local_id(ids, mutation->table->root, text, false);
-	if (own != NULL)
-	{
-		char	   *names[INDEX_MAX_KEYS];
-		int			n = names_of(referrer, names);
-
-		mutation->local_id = text;
-		mutation->key_made = true;
-		mutation->key_json = replace(mutation->key_json, n, names, names, own->key);
-		mutation->data_json = replace(mutation->data_json, n, names, names, own->key);
-		mutation->assumed_json = replace(mutation->assumed_json, n, names, names, own->key);
-	}
+	rewrite_own_key(ids, referrer, mutation);
 	foreach(cell, referrer->references)
 	{
-		Reference  *reference = lfirst(cell);
-		LocalId    *entry = NULL;
-
-		text = text_of(mutation->data_json, reference->n, reference->columns);
-		if (text != NULL)
-			entry = local_id(ids, reference->root, text, false);
-		if (entry != NULL)
-			mutation->data_json = replace(mutation->data_json, reference->n,
-										  reference->columns, reference->made,
-										  entry->key);
-		text = text_of(mutation->key_json, reference->n, reference->columns);
-		if (text != NULL)
-			entry = local_id(ids, reference->root, text, false);
-		if (text != NULL && entry != NULL)
-			mutation->key_json = replace(mutation->key_json, reference->n,
-										 reference->columns, reference->made,
-										 entry->key);
-		text = text_of(mutation->assumed_json, reference->n, reference->columns);
-		if (text != NULL)
-			entry = local_id(ids, reference->root, text, false);
-		if (text != NULL && entry != NULL)
-			mutation->assumed_json = replace(mutation->assumed_json, reference->n,
-											 reference->columns, reference->made,
-											 entry->key);
+		rewrite_reference(ids, lfirst(cell), &mutation->data_json);
+		rewrite_reference(ids, lfirst(cell), &mutation->key_json);
+		rewrite_reference(ids, lfirst(cell), &mutation->assumed_json);
 	}
 }
 
 void
 sx_session_remember(const SxDevice *device, SxMutation **mutations, int n)
 {
-	Oid			types[] = {INT8OID, OIDOID, TEXTOID, JSONBOID};
-	Datum		values[4];
+	TupleDesc	desc = CreateTemplateTupleDesc(3);
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(device->number)};
+	SxKeys	   *keys;
+	int			given = 0;
 
+	TupleDescInitEntry(desc, 1, "rel", OIDOID, -1, 0);
+	TupleDescInitEntry(desc, 2, "local_id", TEXTOID, -1, 0);
+	TupleDescInitEntry(desc, 3, "key", JSONBOID, -1, 0);
 	connect_spi();
-	values[0] = Int64GetDatum(device->number);
+	keys = sx_keys_begin(desc);
 	for (int i = 0; i < n; i++)
 	{
 		SxMutation *mutation = mutations[i];
+		Datum		row[3];
+		bool		nulls[3] = {false};
 
 		CHECK_FOR_INTERRUPTS();
-		if (!mutation->pending || mutation->status != SX_STATUS_APPLIED ||
-			mutation->local_id == NULL)
+		if (!mutation->pending || !mutation->has_key || mutation->local_id == NULL ||
+			(mutation->status != SX_STATUS_APPLIED && !mutation->recalled))
 			continue;
-		values[1] = ObjectIdGetDatum(mutation->table->root);
-		values[2] = CStringGetTextDatum(mutation->local_id);
-		values[3] = JsonbPGetDatum(sx_rowjson_key(mutation->table,
-												  sx_mutation_final_key(mutation)));
-		(void) run("INSERT INTO sync.local_id (device, rel, local_id, key) VALUES ($1, $2, $3, $4)"
-				   " ON CONFLICT DO NOTHING",
-				   4, types, values, NULL, false);
+		row[0] = ObjectIdGetDatum(mutation->table->root);
+		row[1] = CStringGetTextDatum(mutation->local_id);
+		row[2] = JsonbPGetDatum(sx_rowjson_key(mutation->table,
+											   sx_mutation_final_key(mutation)));
+		sx_keys_put(keys, row, nulls);
+		given++;
 	}
+	sx_keys_end(keys, 1);
+	if (given > 0)
+		(void) run("INSERT INTO sync.local_id (device, rel, local_id, key)"
+				   " SELECT $1, k.rel, k.local_id, k.key FROM " SX_KEYS " k ON CONFLICT DO NOTHING",
+				   1, types, values, NULL, false);
+	tuplestore_end(keys->store);
 	SPI_finish();
 }
 

@@ -20,12 +20,19 @@ typedef struct SxSession
 } SxSession;
 
 /*
- * An open session, by its id. Raises undefined_object where there is none,
- * and insufficient_privilege where it is another role's, or not the client's
- * that was named.
+ * An open session, by its id. Raises undefined_object where there is none, and
+ * insufficient_privilege where it is another role's, or not the client's or
+ * the user's that were named; NULL: nobody was.
  */
 extern void sx_session_get(SxSession *session, const char *id,
-						   const char *client);
+						   const char *client, const char *user_id);
+
+/*
+ * Says that the session is in use, after its client was claimed: so it is open
+ * until the transaction ends. Raises undefined_object where it was ended since
+ * it was looked up. "offset", where not NULL, is what was measured now.
+ */
+extern void sx_session_use(const char *id, const int64 *offset);
 
 /* The provisional keys of a client, with those that a push brings. */
 typedef struct SxLocalIds SxLocalIds;
@@ -34,8 +41,9 @@ typedef struct SxLocalIds SxLocalIds;
 extern SxLocalIds *sx_session_local_ids(const SxDevice *device);
 
 /*
- * Makes the real key of a mutation whose key is provisional. All of a batch
- * come first, as any of them may refer to a later one.
+ * Makes the real key of a mutation whose key is provisional, or takes the one
+ * that it got before. All of a batch come first, as any of them may refer to a
+ * later one.
  */
 extern void sx_session_assign(SxLocalIds *ids, SxMutation *mutation);
 
@@ -45,7 +53,7 @@ extern void sx_session_assign(SxLocalIds *ids, SxMutation *mutation);
  */
 extern void sx_session_rewrite(SxLocalIds *ids, SxMutation *mutation);
 
-/* Remembers the keys of those that were applied. */
+/* Remembers the keys of those that were applied, now or before. */
 extern void sx_session_remember(const SxDevice *device, SxMutation **mutations,
 								int n);
 

@@ -24,7 +24,8 @@
  * nothing else is locked outside the worker's short transactions, in which it
  * gives up before the deadlock detector would look at anybody.
  *
- * The log is pruned in a process of its own, since that may take long.
+ * The log is pruned in a process of its own, since that may take long; the
+ * same one forgets what clients pushed long ago, and sessions that were given up.
  *
  *-------------------------------------------------------------------------
  */
@@ -614,6 +615,42 @@ prune(void)
 	pgstat_report_stat(true);	/* autovacuum has to hear of it */
 }
 
+/*
+ * Forgets what clients pushed long ago; in a transaction of its own. That
+ * reads the whole ledger, so it is done thirty times in the time that is kept,
+ * and no oftener.
+ */
+static void
+sweep_clients(void)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sx_guc_client_retention)};
+
+	if (sx_guc_client_retention == 0)
+		return;
+	begin_transaction();
+	pgstat_report_activity(STATE_RUNNING, "forgetting old pushes and sessions");
+	if (look_for_extension() == EXTENSION_READY)
+	{
+		if (SPI_connect() != SPI_OK_CONNECT)
+			elog(ERROR, "could not connect to SPI");
+		if (SPI_execute_with_args(
+				"INSERT INTO sync.worker_state AS s (swept, swept_at)"
+				" SELECT sync.sweep(make_interval(mins => $1)), clock_timestamp()"
+				" WHERE NOT EXISTS (SELECT FROM sync.worker_state w"
+				" WHERE clock_timestamp() - w.swept_at"
+				" BETWEEN interval '0' AND make_interval(mins => $1) / 30)"
+				" ON CONFLICT (id) DO UPDATE SET swept = excluded.swept,"
+				" swept_at = excluded.swept_at",
+				lengthof(types), types, values, NULL, false, 0) != SPI_OK_INSERT)
+			elog(ERROR, "could not sweep");
+		SPI_finish();
+	}
+	end_transaction();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	pgstat_report_stat(true);	/* autovacuum has to hear of it */
+}
+
 void
 sx_worker_prune_main(Datum database)
 {
@@ -621,6 +658,7 @@ sx_worker_prune_main(Datum database)
 	BackgroundWorkerUnblockSignals();
 	connect_to(DatumGetObjectId(database));
 	prune();
+	sweep_clients();
 }
 
 /* In a process of its own, or here where none can be had. */
@@ -659,6 +697,7 @@ start_pruning(void)
 	{
 		worker.pruner = NULL;
 		prune();
+		sweep_clients();
 	}
 }
 

@@ -22,7 +22,8 @@
  *	otherwise		the policy	the policy	the policy	the policy
  *
  *	(1) unless it was known to the client: then somebody deleted it, and only
- *	client_wins inserts it anew.
+ *	client_wins inserts it anew. The same goes for an insert that comes again
+ *	with the provisional key for which the row was made.
  *	(2) its modified_at is "base"; or its columns are as in "assumed"; or
  *	nobody else changed it after "since"; or the client itself wrote it last.
  *	An update or a delete that says none of these is taken as it comes.
@@ -479,6 +480,9 @@ decide_absent(SxWriter *writer, Work *work)
 	else if (mutation->op == SX_MUTATION_UPSERT &&
 			 (mutation->has_base || mutation->assumed_json != NULL) &&
 			 writer->policy != SX_POLICY_CLIENT_WINS && !is_own_deletion(work))
+		conflict(work);
+	else if (mutation->was_made && writer->policy != SX_POLICY_CLIENT_WINS &&
+			 !is_own_deletion(work))
 		conflict(work);
 	else if (work->tries > 3)
 		refuse(work, SX_STATUS_REJECTED, ERRCODE_UNIQUE_VIOLATION,
@@ -998,7 +1002,8 @@ prepare(SxWriter *writer, Work *work)
 	if (mutation->op == SX_MUTATION_INSERT ||
 		(mutation->op == SX_MUTATION_UPSERT && is_blind(writer, mutation)))
 	{
-		work->action = table->key_deferrable && mutation->has_key ?
+		work->action = mutation->was_made ||
+			(table->key_deferrable && mutation->has_key) ?
 			ACTION_READ : ACTION_INSERT;
 		work->known = true;
 		return;

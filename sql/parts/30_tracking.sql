@@ -1063,6 +1063,11 @@ BEGIN
         DELETE FROM sync.cascades c WHERE c.detail = dropped OR c.master = dropped;
         DELETE FROM sync.reset_marker m WHERE m.rel = dropped;
         DELETE FROM sync.tracked t WHERE t.rel = dropped;
+        -- what was pushed to it: elsewhere a dump's reader may find another table under its number
+        IF FOUND THEN
+            DELETE FROM sync.local_id l WHERE l.rel = dropped;
+            DELETE FROM sync.mutation m WHERE m.rel = dropped;
+        END IF;
         FOR other IN SELECT t.rel FROM sync.tracked t WHERE t.source = dropped LOOP
             RAISE WARNING '% has no source view any more', other::regclass
                 USING DETAIL = 'The view was dropped; its rows are sent as they are.';

@@ -11,6 +11,8 @@ CREATE UNLOGGED TABLE sync.worker_state (
     notifications pg_catalog.int8,
     pruned_at     pg_catalog.timestamptz,
     pruned        pg_catalog.int8,
+    swept_at      pg_catalog.timestamptz,
+    swept         pg_catalog.int8,
     failed_at     pg_catalog.timestamptz,
     failure       pg_catalog.text
 );
@@ -21,6 +23,8 @@ COMMENT ON COLUMN sync.worker_state.notified_at IS 'when one sent notifications 
 COMMENT ON COLUMN sync.worker_state.notifications IS 'how many the newest worker has sent';
 COMMENT ON COLUMN sync.worker_state.pruned_at IS 'when one pruned last';
 COMMENT ON COLUMN sync.worker_state.pruned IS 'how many log rows that took away';
+COMMENT ON COLUMN sync.worker_state.swept_at IS 'when one swept old mutations, sessions and clients last';
+COMMENT ON COLUMN sync.worker_state.swept IS 'how many mutations that took away';
 COMMENT ON COLUMN sync.worker_state.failed_at IS 'when something failed last';
 COMMENT ON COLUMN sync.worker_state.failure IS 'and what it said';
 REVOKE ALL ON sync.worker_state FROM PUBLIC;
@@ -125,7 +129,7 @@ GRANT EXECUTE ON FUNCTION sync.worker_now() TO pg_monitor;
 CREATE VIEW sync.workers AS
 SELECT w.pid IS NOT NULL AS running, w.pid, w.preloaded, w.listed,
        s.started_at, a.state_change AS looked_at, s.notified_at, s.notifications,
-       s.pruned_at, s.pruned, s.failed_at, s.failure
+       s.pruned_at, s.pruned, s.swept_at, s.swept, s.failed_at, s.failure
   FROM sync.worker_now() w
   LEFT JOIN sync.worker_state s ON true
   LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) w.pid;
@@ -140,6 +144,8 @@ COMMENT ON COLUMN sync.workers.notified_at IS 'when one sent notifications last'
 COMMENT ON COLUMN sync.workers.notifications IS 'how many the newest worker has sent';
 COMMENT ON COLUMN sync.workers.pruned_at IS 'when one pruned last';
 COMMENT ON COLUMN sync.workers.pruned IS 'how many log rows that took away';
+COMMENT ON COLUMN sync.workers.swept_at IS 'when one swept old mutations, sessions and clients last';
+COMMENT ON COLUMN sync.workers.swept IS 'how many mutations that took away';
 COMMENT ON COLUMN sync.workers.failed_at IS 'when something failed last';
 COMMENT ON COLUMN sync.workers.failure IS 'and what it said';
 REVOKE ALL ON sync.workers FROM PUBLIC;

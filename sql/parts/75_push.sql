@@ -77,7 +77,7 @@ COMMENT ON TABLE sync.session IS 'Sync sessions';
 COMMENT ON COLUMN sync.session.id IS 'what the client gives in push and pull';
 COMMENT ON COLUMN sync.session.device IS 'the client';
 COMMENT ON COLUMN sync.session.began_at IS 'when it was opened';
-COMMENT ON COLUMN sync.session.seen_at IS 'when the client opened it, or came back to it';
+COMMENT ON COLUMN sync.session.seen_at IS 'when the client opened it, came back to it, or pushed in it';
 COMMENT ON COLUMN sync.session.ended_at IS 'when the client ended it';
 COMMENT ON COLUMN sync.session.device_offset IS 'how far the server''s clock was ahead of the client''s';
 COMMENT ON COLUMN sync.session.last_sync IS 'where the session''s window begins';
@@ -147,13 +147,25 @@ COMMENT ON FUNCTION sync.end_session(pg_catalog.uuid, sync.cursor)
     IS 'The client has everything of the session: last_sync moves, provisional keys are forgotten';
 
 CREATE VIEW sync.sessions AS
-    SELECT s.id AS session, d.client, d.role, d.user_id, s.began_at, s.seen_at, s.ended_at, s.device_offset
-      FROM sync.session s JOIN sync.device d ON d.number = s.device;
+    SELECT s.id AS session, d.client, d.role, d.user_id, s.began_at, s.seen_at, s.ended_at, s.device_offset,
+           (SELECT pg_catalog.count(*) FROM sync.local_id l WHERE l.device OPERATOR(pg_catalog.=) d.number AND s.ended_at IS NULL) AS provisional_keys
+      FROM sync.session s JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) s.device;
 COMMENT ON VIEW sync.sessions IS 'Sync sessions, with the measured offset of the devices'' clocks';
+COMMENT ON COLUMN sync.sessions.session IS 'what the client gives in push and pull';
+COMMENT ON COLUMN sync.sessions.client IS 'whose it is';
+COMMENT ON COLUMN sync.sessions.role IS 'the role that it belongs to';
+COMMENT ON COLUMN sync.sessions.user_id IS 'the user that it belongs to, once one was named';
+COMMENT ON COLUMN sync.sessions.began_at IS 'when it was opened';
+COMMENT ON COLUMN sync.sessions.seen_at IS 'when the client opened it, came back to it, or pushed in it';
+COMMENT ON COLUMN sync.sessions.ended_at IS 'when the client ended it; null while it is open';
+COMMENT ON COLUMN sync.sessions.device_offset IS 'how far the server''s clock was ahead of the client''s, as measured last';
+COMMENT ON COLUMN sync.sessions.provisional_keys IS 'how many the client has not yet confirmed, in an open session';
 REVOKE ALL ON sync.sessions FROM PUBLIC;
+GRANT SELECT ON sync.sessions TO pg_monitor;
 
 -- A client that stays away longer and then sends a mutation again gets it
--- applied again, and keeps its provisional keys.
+-- applied again. Provisional keys go with their client, not with a session that
+-- was abandoned: the next one still knows them.
 CREATE FUNCTION sync.sweep(older_than pg_catalog.interval DEFAULT '30 days') RETURNS pg_catalog.int8
     LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -168,10 +180,12 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', DETAIL = format('It is %s.', older_than),
                   HINT = 'Give how long clients may stay away before they are forgotten.';
     END IF;
-    DELETE FROM sync.session s WHERE s.seen_at < before;
+    -- one that is in use just now is locked, and stays
+    DELETE FROM sync.session s
+     WHERE s.id IN (SELECT v.id FROM sync.session v WHERE v.seen_at < before FOR UPDATE SKIP LOCKED);
     DELETE FROM sync.mutation m WHERE m.at < before;
     GET DIAGNOSTICS swept = ROW_COUNT;
-    -- one that pushes just now is locked, and stays
+    -- and so does a client
     FOR d IN SELECT v.number FROM sync.device v WHERE v.seen_at < before FOR UPDATE SKIP LOCKED LOOP
         DELETE FROM sync.device v
          WHERE v.number = d.number AND v.seen_at < before
