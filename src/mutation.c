@@ -116,6 +116,7 @@ static char *
 read_id(SxMutation *mutation)
 {
 	JsonbValue *value = sx_request_member(mutation->object, "id");
+	char	   *id;
 
 	if (value == NULL)
 		return NULL;
@@ -123,7 +124,13 @@ read_id(SxMutation *mutation)
 		sx_request_malformed(path_of(mutation, "id"),
 							 "is neither a string nor a number",
 							 "Give each mutation an id of its own, or none.");
-	return sx_rowjson_member(mutation->object, "id");
+	id = sx_rowjson_member(mutation->object, "id");
+	if (strlen(id) > SX_MUTATION_ID_LENGTH)
+		sx_request_malformed(path_of(mutation, "id"),
+							 psprintf("has %zu bytes", strlen(id)),
+							 psprintf("An id has at most %d bytes.",
+									  SX_MUTATION_ID_LENGTH));
+	return id;
 }
 
 static Jsonb *

@@ -14,6 +14,12 @@
 
 #include "tracked.h"
 
+/*
+ * The longest id of a mutation, and the longest provisional key, in bytes.
+ * They stand in indexes, whose entries are short.
+ */
+#define SX_MUTATION_ID_LENGTH 255
+
 typedef enum SxMutationOp
 {
 	SX_MUTATION_INSERT,

@@ -46,9 +46,6 @@
 #include "rowjson.h"
 #include "session.h"
 
-/* In an index, and so never more than a third of a page. */
-#define MAX_LOCAL_ID_LENGTH 255
-
 PG_FUNCTION_INFO_V1(sync_ext_begin_session);
 PG_FUNCTION_INFO_V1(sync_ext_end_session);
 
@@ -153,18 +150,20 @@ sx_session_get(SxSession *session, const char *id, const char *client,
 	if (isnull)
 		session->offset = 0;
 	SPI_finish();
+	/* whose is it? before anything is told of it */
+	(void) sx_ledger_find(&device, session->client);
 	if (client != NULL && strcmp(client, session->client) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("sync session \"%s\" is not one of client \"%s\"", id, client),
-				 errhint("Give the client that the session was begun for.")));
-	/* whose is it? */
-	(void) sx_ledger_find(&device, session->client);
+				 errdetail("It was begun for client \"%s\".", session->client),
+				 errhint("Give the client that the session was begun for, or none.")));
 	if (user_id != NULL && session->user_id != NULL &&
 		strcmp(user_id, session->user_id) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("sync session \"%s\" is not one of user \"%s\"", id, user_id),
+				 errdetail("It was begun for user \"%s\".", session->user_id),
 				 errhint("Give the user that the session was begun for, or none.")));
 }
 
@@ -588,10 +587,10 @@ check_pending(SxMutation *mutation, Referrer *referrer, const char *text)
 	if (text == NULL)
 		sx_request_malformed(path, "is missing",
 							 "Give the provisional key, by which other records refer to it.");
-	if (strlen(text) > MAX_LOCAL_ID_LENGTH)
+	if (strlen(text) > SX_MUTATION_ID_LENGTH)
 		sx_request_malformed(path, psprintf("has %zu bytes", strlen(text)),
 							 psprintf("A provisional key has at most %d bytes.",
-									  MAX_LOCAL_ID_LENGTH));
+									  SX_MUTATION_ID_LENGTH));
 }
 
 void

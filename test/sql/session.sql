@@ -10,11 +10,13 @@ CREATE TABLE plot (company int NOT NULL, id serial, main int, title text, PRIMAR
 CREATE TABLE tree (company int NOT NULL, plot int NOT NULL, nr int NOT NULL, PRIMARY KEY (company, plot, nr), FOREIGN KEY (company, plot) REFERENCES plot);
 ALTER TABLE plot ADD CONSTRAINT main FOREIGN KEY (company, main) REFERENCES plot DEFERRABLE INITIALLY DEFERRED;
 CREATE TABLE plain (id int PRIMARY KEY);
+CREATE TABLE note ("order" bigint PRIMARY KEY REFERENCES orders DEFERRABLE, v text);
 SELECT sync.track('orders');
 SELECT sync.track('line');
 SELECT sync.track('plot');
 SELECT sync.track('tree');
 SELECT sync.track('plain');
+SELECT sync.track('note');
 CREATE FUNCTION push(session uuid, ms text, more text DEFAULT '{}') RETURNS jsonb LANGUAGE sql AS
 $$ SELECT sync.push(jsonb_build_object('session', session, 'mutations', ms::jsonb) || more::jsonb) $$;
 CREATE FUNCTION short(answer jsonb) RETURNS text LANGUAGE sql AS
@@ -57,6 +59,38 @@ SELECT is(short(push(:'session', '[{"op": "insert", "domain": "plain", "pending"
 SELECT is(short(push(:'session', '[{"op": "update", "domain": "line", "pending": true, "data": {"id": "l3"}}]')), 'rejected 22023', 'an update makes no key');
 SELECT is(short(push(:'session', '[{"op": "insert", "domain": "line", "pending": true, "data": {"v": "x"}}]')), 'rejected 22023', 'pending without a key');
 
+SELECT is(short(push(:'session', jsonb_build_array(jsonb_build_object('op', 'insert', 'domain', 'line', 'pending', true, 'data', jsonb_build_object('id', repeat('x', 256), 'order', 'o1')),
+	jsonb_build_object('op', 'insert', 'domain', 'line', 'pending', true, 'data', jsonb_build_object('id', repeat('x', 255), 'order', 'o1', 'v', 'long')))::text)),
+	'rejected 22023, applied ' || repeat('x', 255), 'a provisional key that is too long, and one that is not');
+SELECT is(short(push(:'session', '[
+	{"op": "insert", "domain": "orders", "pending": true, "data": {"id": -1, "title": "by number"}},
+	{"op": "insert", "domain": "line", "pending": true, "data": {"id": -1, "order": -1, "v": "of a number"}},
+	{"op": "upsert", "domain": "line", "pending": true, "data": {"id": "-2", "order": "-1", "v": "upserted"}}]')), 'applied -1, applied -1, applied -2', 'numbers, of each domain by itself');
+SELECT is((SELECT string_agg(v, ', ' ORDER BY v) FROM line JOIN orders o ON o.id = "order" WHERE title = 'by number'), 'of a number, upserted', 'a number and its text are one key');
+SELECT is(short(push(:'session', '[{"op": "update", "domain": "line", "key": {"id": -1}, "data": {"v": "assumed"}, "assumed": {"id": -1, "order": -1, "v": "of a number"}}]')), 'applied -1', 'also in what is assumed');
+SELECT is(short(push(:'session', '[{"op": "insert", "domain": "note", "data": {"order": -1, "v": "one"}}, {"op": "update", "domain": "note", "key": {"order": "-1"}, "data": {"v": "two"}}]')), 'applied, applied', 'a key that is a reference');
+SELECT is((SELECT n.v FROM note n JOIN orders o ON o.id = n.order WHERE title = 'by number'), 'two', 'is rewritten like one');
+SELECT is(short(push(:'session', '[{"id": "r1", "op": "insert", "domain": "orders", "pending": true, "data": {"id": "r1", "parent": 9999}}]')), 'rejected 23503 r1', 'one that is refused');
+SELECT is((SELECT count(*) FROM sync.local_id WHERE local_id = 'r1'), 0::bigint, 'leaves no provisional key');
+SELECT is(short(push(:'session', '[{"id": "r1", "op": "insert", "domain": "orders", "pending": true, "data": {"id": "r1", "title": "mended"}}]')), 'applied r1', 'and comes again, mended');
+SELECT is(short(push(:'session', '[{"op": "insert", "domain": "orders", "pending": true, "data": {"id": "a1", "title": "all"}}, {"op": "insert", "domain": "line", "pending": true, "data": {"id": "a2", "order": 9999}}]', '{"atomic": "all"}')), 'rejected 40000 a1, rejected 23503 a2', 'all or nothing: nothing');
+SELECT is(short(push(:'session', '[{"op": "insert", "domain": "orders", "pending": true, "data": {"id": "a1", "title": "all"}}, {"op": "insert", "domain": "line", "pending": true, "data": {"id": "a2", "order": "a1"}}]', '{"atomic": "all"}')), 'applied a1, applied a2', 'all');
+SELECT is((SELECT count(*) FROM orders WHERE title = 'all'), 1::bigint, 'once');
+
+-- what was made with a provisional key, and went since
+DELETE FROM line WHERE v = 'upserted';
+SELECT is(short(push(:'session', '[{"op": "upsert", "domain": "line", "pending": true, "data": {"id": "-2", "order": "-1", "v": "upserted"}}]')), 'conflict -2', 'a row that somebody deleted is not made again');
+SELECT is((SELECT count(*) FROM line WHERE v = 'upserted'), 0::bigint, 'it is not there');
+SELECT is(short(push(:'session', '[{"op": "insert", "domain": "line", "pending": true, "data": {"id": "-2", "order": "-1", "v": "upserted"}}]', '{"policy": "client_wins"}')), 'applied -2', 'unless the client wins');
+SELECT is(short(push(:'session', '[{"op": "delete", "domain": "line", "key": {"id": "-2"}}]')), 'applied -2', 'what the client deleted itself');
+SELECT is(short(push(:'session', '[{"op": "insert", "domain": "line", "pending": true, "data": {"id": "-2", "order": "-1", "v": "upserted"}}]')), 'applied -2', 'it makes again');
+UPDATE line SET v = 'theirs' WHERE v = 'upserted';
+SELECT is(short(push(:'session', '[{"op": "insert", "domain": "line", "pending": true, "data": {"id": "-2", "order": "-1", "v": "upserted"}}]')), 'conflict -2', 'and what somebody changed is not overwritten');
+DELETE FROM note; DELETE FROM line WHERE v <> 'after' AND "order" IN (SELECT id FROM orders WHERE title IN ('by number', 'mended', 'all')) OR v = 'long' OR v IS NULL;
+DELETE FROM line WHERE "order" IN (SELECT id FROM orders WHERE title IN ('by number', 'mended', 'all'));
+DELETE FROM orders WHERE title IN ('by number', 'mended', 'all');
+DELETE FROM sync.local_id WHERE local_id IN ('-1', 'r1', 'a1');
+
 -- 3. composite keys
 SELECT is(short(push(:'session', '[
 	{"op": "insert", "domain": "tree", "data": {"company": 7, "plot": "p1", "nr": 1}},
@@ -68,7 +102,12 @@ SELECT is((SELECT string_agg(concat_ws(' ', a.title, b.title, t.nr), ', ' ORDER 
 
 -- 4. pull
 SELECT sync.pull(jsonb_build_object('session', :'session', 'domains', '{"orders": {}, "line": {}}'::jsonb)) AS p \gset
-SELECT is(jsonb_array_length(:'p'::jsonb #> '{domains,orders,upsert}'), 2, 'a pull in the session');
+SELECT is(jsonb_array_length(:'p'::jsonb #> '{domains,orders,upsert}'), 2, 'a pull in the session, with the session''s own records');
+SELECT is(jsonb_array_length(sync.pull(jsonb_build_object('session', :'session', 'client', 'phone', 'domains', jsonb_build_object('orders', jsonb_build_object('since', :'max_checkin')))) #> '{domains,orders,upsert}'), 0, 'which the client may leave out');
+SELECT helper.refused(format('SELECT sync.pull(%L)', jsonb_build_object('session', :'session', 'user_id', 'bob', 'domains', '{}'::jsonb)), '42501', 'bob', 'not for another user');
+SELECT helper.refused(format('SELECT sync.pull(%L)', jsonb_build_object('session', :'session', 'client', 'tablet', 'domains', '{}'::jsonb)), '42501', 'tablet', 'nor for another client');
+SELECT helper.fails($$SELECT sync.pull('{"session": "x", "domains": {}}')$$, '22P02', 'not what is no session at all');
+SELECT helper.fails($$SELECT sync.push('{"session": "x", "mutations": []}')$$, '22P02', 'nor a push');
 SELECT is((SELECT jsonb_agg(e -> 'local_id') FROM jsonb_array_elements(:'p'::jsonb #> '{domains,orders,local_ids}') e), '["o1", "o2"]', 'names the provisional keys');
 SELECT is((:'p'::jsonb #>> '{domains,orders,local_ids,0,key,id}')::bigint, (SELECT id FROM orders WHERE title = 'changed'), 'and the real ones');
 SELECT is((push(:'session', '[]', '{"pull": {"domains": {"line": {}}}}') #> '{pull,domains,line}') ? 'local_ids', true, 'also inside a push');
@@ -81,12 +120,55 @@ SELECT is(sync.end_session(:'session', '2020-01-01')::text, '', 'ended again');
 SELECT helper.refused(format('SELECT push(%L, %L)', :'session', '[]'), '42704', :'session', 'it takes no more pushes');
 SELECT helper.refused(format('SELECT sync.pull(%L)', jsonb_build_object('session', :'session', 'domains', '{}'::jsonb)), '42704', :'session', 'nor pulls');
 SELECT is((SELECT count(*) FROM sync.local_id), 0::bigint, 'provisional keys are forgotten');
+SELECT is((SELECT ended_at IS NOT NULL AND provisional_keys = 0 FROM sync.sessions WHERE session = :'session'), true, 'the view shows it');
+SELECT helper.fails(format($$SELECT push(%L, '[]')$$, gen_random_uuid()), '42704', 'one that never was');
 SELECT :'max_checkin' AS first_checkin \gset
 UPDATE orders SET title = 'theirs' WHERE title = 'two';
 SELECT * FROM sync.begin_session('phone', 'ann') \gset
 SELECT is(:'last_sync'::text, :'first_checkin', 'the next session begins where it ended, and the end that came again moved nothing');
 SELECT is((SELECT jsonb_agg(e ->> 'title' ORDER BY e ->> 'title') FROM jsonb_array_elements(sync.pull(jsonb_build_object('session', :'session', 'domains', '{"orders": {}}'::jsonb)) #> '{domains,orders,upsert}') e), '["changed", "theirs"]', 'its pull begins there');
 SELECT is(short(push(:'session', jsonb_build_array(jsonb_build_object('op', 'update', 'domain', 'orders', 'key', (SELECT jsonb_build_object('id', id) FROM orders WHERE title = 'theirs'), 'data', '{"title": "mine"}'::jsonb))::text)), 'conflict', 'and its pushes are compared with it');
+
+SELECT is(short(push(:'session', '[
+	{"id": 2, "op": "insert", "domain": "orders", "pending": true, "data": {"id": "o1", "title": "one", "parent": "o2"}},
+	{"op": "insert", "domain": "line", "pending": true, "data": {"id": "late", "order": "o1", "v": "late"}}]')), 'duplicate o1, applied late', 'a mutation of a session that has ended: its key is known by its id, and can be referred to');
+SELECT is((SELECT title FROM line l JOIN orders o ON o.id = "order" WHERE v = 'late'), 'changed', 'it is the right one');
+SELECT is((push(:'session', '[]', '{"pull": {"domains": {"orders": {}}}}') #>> '{pull,domains,orders,local_ids,0,local_id}'), 'o1', 'and is remembered anew');
+DELETE FROM line WHERE v = 'late';
+
+-- what others change while a session is open comes in it, or in the next
+SELECT b.session AS s2, b.max_checkin AS m2 FROM sync.begin_session('laptop', 'ann') b \gset
+UPDATE orders SET title = 'after' WHERE title = 'theirs';
+SELECT ok((sync.pull(jsonb_build_object('session', :'s2', 'domains', '{"orders": {}}'::jsonb)) #> '{domains,orders,upsert}') @> '[{"title": "after"}]', 'what was changed after the session began');
+SELECT pg_sleep(1.1);	-- the next change leaves a tick, by which a time is known
+UPDATE orders SET title = 'later' WHERE title = 'after';
+SELECT sync.end_session(:'s2', :'m2') \gset
+SELECT b.session AS s2, b.last_sync::text = :'m2' AS moved FROM sync.begin_session('laptop', 'ann') b \gset
+SELECT ok(:'moved', 'the next window begins where the last one ended');
+SELECT sync.pull(jsonb_build_object('session', :'s2', 'domains', '{"orders": {}}'::jsonb)) AS p \gset
+SELECT is(:'p'::jsonb #> '{domains,orders,reset}', NULL, 'it is no first load');
+SELECT ok((:'p'::jsonb #> '{domains,orders,upsert}') @> '[{"title": "later"}]', 'and holds what came after the last pull');
+SELECT sync.end_session(:'s2', (:'p'::jsonb #>> '{domains,orders,cursor}')::sync.cursor) \gset
+SELECT b.session AS s2 FROM sync.begin_session('laptop', 'ann') b \gset
+SELECT is(sync.pull(jsonb_build_object('session', :'s2', 'domains', '{"orders": {}}'::jsonb)) #> '{domains,orders,upsert}', '[]', 'a pull''s cursor ends it as well');
+SELECT sync.end_session(:'s2', (:'p'::jsonb ->> 'time')::timestamptz) \gset
+SELECT b.session AS s2 FROM sync.begin_session('laptop', 'ann') b \gset
+SELECT is(sync.pull(jsonb_build_object('session', :'s2', 'domains', '{"orders": {}, "line": {}}'::jsonb)) #> '{domains,line,reset}', NULL, 'and its time, for all domains');
+UPDATE orders SET title = 'theirs' WHERE title = 'later';
+
+-- the session's user sees what the access relation gives him, and need not be named
+CREATE TABLE paper (id int PRIMARY KEY, team int, v text);
+CREATE TABLE member (team int, user_id text, PRIMARY KEY (team, user_id));
+SELECT sync.track('paper', scope => '{team}'), sync.track('member', scope => '{user_id,team}'), sync.set_access('paper', 'member') \gset
+INSERT INTO member VALUES (1, 'ann'), (2, 'bob');
+INSERT INTO paper VALUES (1, 1, 'hers'), (2, 2, 'his');
+SELECT sync.pull(jsonb_build_object('session', :'s2', 'domains', '{"paper": {"since": null}, "line": {}}'::jsonb)) AS p \gset
+SELECT is((SELECT jsonb_agg(e -> 'v') FROM jsonb_array_elements(:'p'::jsonb #> '{domains,paper,upsert}') e), '["hers"]', 'the session''s user');
+SELECT is(:'p'::jsonb #>> '{domains,line,state}', 'up-to-date', 'and a domain without users in the same pull');
+SELECT is((SELECT jsonb_agg(e -> 'v') FROM jsonb_array_elements(push(:'s2', '[]', '{"pull": {"domains": {"paper": {}}}}') #> '{pull,domains,paper,upsert}') e), '["hers"]', 'also inside a push');
+SELECT helper.refused(format('SELECT push(%L, %L, %L)', :'s2', '[]', '{"pull": {"user_id": "bob", "domains": {}}}'), '42501', 'bob', 'nobody else');
+SELECT sync.forget_client('laptop') \gset
+DROP TABLE paper, member;
 
 -- 6. a session that fails, and one that is abandoned
 SELECT push(:'session', '[{"op": "insert", "domain": "orders", "pending": true, "data": {"id": "o7", "title": "seven"}}]') AS a \gset
@@ -100,13 +182,30 @@ SELECT is((SELECT string_agg(title, ', ') FROM orders WHERE title ~ 'seven'), 's
 SELECT is(short(push(:'session', '[{"op": "insert", "domain": "line", "pending": true, "data": {"id": "l7", "order": "o7"}}]')), 'applied l7', 'and can be referred to');
 SELECT helper.refused($$SELECT sync.sweep('-1 day')$$, '22023', '-1 day', 'a negative age');
 
+SELECT is((SELECT provisional_keys FROM sync.sessions WHERE session = :'session'), (SELECT count(*) FROM sync.local_id), 'what is not yet confirmed is counted');
+UPDATE sync.session SET seen_at = seen_at - interval '1 year';
+SELECT push(:'session', '[]') IS NOT NULL AS pushed, sync.sweep('1 month') \gset
+SELECT ok(push(:'session', '[]') IS NOT NULL, 'a session that is pushed in is not abandoned');
+
 -- 7. the clock: nothing but newer_wins looks at it
 SELECT session FROM sync.begin_session('watch', 'ann', clock_timestamp() - interval '1 day') \gset
 SELECT push(:'session', '[{"op": "insert", "domain": "plain", "data": {"id": 5}}]') #>> '{results,0,status}' AS s \gset
 ALTER TABLE plain ADD COLUMN v text;
 UPDATE plain SET v = 'theirs';
 SELECT pg_sleep(0.02);
-SELECT is(short(push(:'session', jsonb_build_array(jsonb_build_object('op', 'update', 'domain', 'plain', 'data', '{"id": 5, "v": "mine"}'::jsonb, 'base', '2020-01-01', 'at', clock_timestamp() - interval '1 day'))::text, '{"policy": "newer_wins"}')), 'applied', 'corrected by the session''s offset');
+CREATE FUNCTION late(ago interval, policy text DEFAULT 'newer_wins') RETURNS text LANGUAGE sql AS
+$$ SELECT jsonb_build_array(jsonb_build_object('op', 'update', 'domain', 'plain', 'data', jsonb_build_object('id', 5, 'v', 'mine'), 'base', '2020-01-01', 'at', clock_timestamp() - ago))::text $$;
+SELECT is(short(push(:'session', late('1 day 1 hour'), '{"policy": "newer_wins"}')), 'conflict', 'made before, by the session''s offset');
+SELECT is(short(push(:'session', late('-10 years'), '{"policy": "reject"}')), 'conflict', 'no other policy looks at a client''s time');
+SELECT is(short(push(:'session', late('1 day'), '{"policy": "newer_wins"}')), 'applied', 'corrected by the session''s offset');
+SELECT is((SELECT count(*) FROM plain WHERE modified_at > clock_timestamp()), 0::bigint, 'nor does a row take its time');
+UPDATE plain SET v = 'theirs';
+SELECT pg_sleep(0.02);
+SELECT is(short(push(:'session', late('1 day'), jsonb_build_object('policy', 'newer_wins', 'time', clock_timestamp())::text)), 'conflict', 'the time that a push shows is measured anew');
+SELECT is((SELECT round(extract(epoch FROM device_offset)) FROM sync.sessions WHERE session = :'session'), 0::numeric, 'stored');
+SELECT is(short(push(:'session', late('1 day'), '{"policy": "newer_wins"}')), 'conflict', 'and holds for the next push');
+SELECT is(short(push(:'session', late('0'), '{"policy": "newer_wins"}')), 'applied', 'which is newer by it');
+SELECT is(short(push(:'session', jsonb_build_array(jsonb_build_object('op', 'update', 'domain', 'plain', 'data', '{"id": 5, "v": "theirs"}'::jsonb, 'base', '2020-01-01', 'at', '294276-12-31'))::text, '{"policy": "newer_wins", "time": "4713-01-01 BC"}')), 'applied', 'clocks at the ends of time');
 
 -- 8. forgetting a client
 SELECT sync.forget_client('phone');
@@ -118,15 +217,26 @@ UPDATE sync.device SET seen_at = seen_at - interval '1 year' WHERE client = 'wat
 SELECT cmp_ok(sync.sweep('1 month'), '>', 0::bigint, 'old mutations are swept');
 SELECT is((SELECT string_agg(client, ',') FROM sync.device), 'phone', 'with clients that came no more');
 
+SELECT session FROM sync.begin_session('phone', 'bob') \gset
+CREATE TABLE gone (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY);
+SELECT sync.track('gone') \gset
+SELECT push(:'session', '[{"id": 1, "op": "insert", "domain": "gone", "pending": true, "data": {"id": "g"}}]') \gset
+DROP TABLE gone;
+SELECT is((SELECT count(*) FROM sync.local_id) + (SELECT count(*) FROM sync.mutation WHERE key IS NOT NULL), 0::bigint, 'what was pushed goes with its table');
+SELECT helper.refused($$SELECT sync.begin_session(repeat('c', 256), 'ann')$$, '22023', '256', 'a client''s name that is too long');
+SELECT is(short(sync.push(jsonb_build_object('client', 'ids', 'mutations', jsonb_build_array(jsonb_build_object('id', repeat('i', 256), 'op', 'insert', 'domain', 'plain', 'data', '{"id": 6}'::jsonb),
+	jsonb_build_object('id', repeat('i', 255), 'op', 'insert', 'domain', 'plain', 'data', '{"id": 7}'::jsonb))))), 'rejected 22023, applied', 'and an id that is');
+SELECT sync.forget_client('ids') \gset
+
 -- 9. who may
-CREATE ROLE sync_session_ann;
-CREATE ROLE sync_session_bob;
-GRANT USAGE ON SCHEMA t TO sync_session_ann, sync_session_bob;
-GRANT SELECT, INSERT, UPDATE ON plain TO sync_session_ann, sync_session_bob;
-SET ROLE sync_session_ann;
+CREATE ROLE regress_session_ann;
+CREATE ROLE regress_session_bob;
+GRANT USAGE ON SCHEMA t TO regress_session_ann, regress_session_bob;
+GRANT SELECT, INSERT, UPDATE ON plain TO regress_session_ann, regress_session_bob;
+SET ROLE regress_session_ann;
 SELECT session FROM sync.begin_session('anns', 'ann') \gset
 SELECT is(short(sync.push(jsonb_build_object('session', :'session', 'mutations', '[{"op": "insert", "domain": "plain", "data": {"id": 50}}]'::jsonb))), 'applied', 'a role without any right on the extension''s tables');
-SET ROLE sync_session_bob;
+SET ROLE regress_session_bob;
 SELECT helper.refused($$SELECT sync.begin_session('anns', 'ann')$$, '42501', 'anns', 'another role has another client');
 SELECT helper.refused($$SELECT sync.push('{"client": "anns", "mutations": []}')$$, '42501', 'anns', 'nor pushes for it');
 SELECT helper.refused(format('SELECT sync.push(%L)', jsonb_build_object('session', :'session', 'mutations', '[]'::jsonb)), '42501', 'anns', 'nor in its session');
@@ -136,8 +246,8 @@ SELECT helper.fails('SELECT * FROM sync.mutation', '42501', 'the tables are nobo
 SELECT helper.fails('SELECT sync.sweep()', '42501', 'nor is sweeping');
 RESET ROLE;
 SELECT is(sync.end_session(:'session', '2020-01-01')::text, '', 'a superuser may');
-DROP OWNED BY sync_session_ann, sync_session_bob;
+DROP OWNED BY regress_session_ann, regress_session_bob;
 DELETE FROM sync.device;
-DROP ROLE sync_session_ann, sync_session_bob;
+DROP ROLE regress_session_ann, regress_session_bob;
 SELECT * FROM finish();
 DROP SCHEMA t CASCADE;
