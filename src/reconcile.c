@@ -1035,12 +1035,20 @@ compare(Reconciling *all, Domain *domain)
 
 /* ---- the answer ---- */
 
+typedef struct KeptCursor
+{
+	MemoryContext context;		/* a change lives only until the next */
+	char	   *text;
+} KeptCursor;
+
 static void
 keep_cursor(void *arg, const SxChange *change)
 {
-	char	  **cursor = arg;
+	KeptCursor *kept = arg;
+	MemoryContext old = MemoryContextSwitchTo(kept->context);
 
-	*cursor = sx_cursor_text(change->cursor);
+	kept->text = sx_cursor_text(change->cursor);
+	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -1063,7 +1071,7 @@ static char *
 cursor_of(Reconciling *all, Domain *domain, JsonbContainer *object)
 {
 	SxRequest	request = {0};
-	char	   *cursor = NULL;
+	KeptCursor	kept = {.context = CurrentMemoryContext};
 	char	   *path = sx_request_path("domains", domain->name);
 
 	request.domain = domain->name;
@@ -1074,8 +1082,8 @@ cursor_of(Reconciling *all, Domain *domain, JsonbContainer *object)
 		request.filter = sx_request_string(object, path, "filter");
 		request.params = sx_request_params(object, path);
 	}
-	sx_changes_read(&request, keep_cursor, &cursor);
-	return can_follow(all, domain) ? cursor : NULL;
+	sx_changes_read(&request, keep_cursor, &kept);
+	return can_follow(all, domain) ? kept.text : NULL;
 }
 
 static void

@@ -29,7 +29,7 @@ CREATE VIEW sync.logs AS
     SELECT t.domain, t.rel AS "table",
            pg_catalog.pg_total_relation_size(l.log) AS bytes,
            pg_catalog.pg_total_relation_size(t.rel) AS table_bytes,
-           (SELECT CASE WHEN c.reltuples OPERATOR(pg_catalog.>=) 0 THEN c.reltuples::pg_catalog.int8 END
+           (SELECT CASE WHEN c.reltuples OPERATOR(pg_catalog.>) 0 OR c.relpages OPERATOR(pg_catalog.>) 0 THEN c.reltuples::pg_catalog.int8 END
               FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) l.log) AS entries,
            (SELECT k.at FROM sync.tick k
              WHERE k.seen_below OPERATOR(pg_catalog.>=) l.pruned_below
