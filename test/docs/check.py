@@ -24,10 +24,7 @@ TOP = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), 
 VARIES = (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::\d\d)?)?",
           r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", r"…")
 QUICK_START = "## Quick start"
-
-# What is called by triggers, by the worker, by other functions, or by type machinery.
-INTERNAL = re.compile(r"^(?:capture|stamp|truncated|follow_|guard_|remove_stream|note_|forget_generation|forget_server|sweep_servers"
-                      r"|cursor_|mutation_restored|worker_)")
+ROLE = "app_server"                     # which examples may grant rights to
 
 failures = []
 
@@ -54,15 +51,8 @@ def blocks(text):
         elif opened is not None:
             opened.text += line + "\n"
         elif line.strip():
-            words += 1
+            words += 99 if line.startswith("#") else 1
     return found
-
-
-def psql(database, text):
-    """What a block prints, and what it reports as an error."""
-    run = subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=0", "-v", "VERBOSITY=verbose", "-d", database],
-                         input=text, text=True, capture_output=True, check=False)
-    return run.stdout, re.findall(r"ERROR:  (\w{5}): (.*)", run.stderr)
 
 
 def pattern(line):
@@ -90,11 +80,16 @@ def announced(text):
     return re.findall(r"-- ERROR: (\w{5})", text)
 
 
+def admin(*commands, database="postgres"):
+    """What the last command prints."""
+    return subprocess.run(["psql", "-XqAt", "-d", database, *[part for command in commands for part in ("-c", command)]],
+                          check=True, capture_output=True, text=True).stdout
+
+
 # One psql for a whole file keeps its variables, so markers divide the output.
 def run_file(name, script):
     database = "sync_docs_" + re.sub(r"\W", "_", os.path.splitext(os.path.basename(name))[0]).lower()
-    subprocess.run(["psql", "-Xq", "-d", "postgres", "-c", f"DROP DATABASE IF EXISTS {database} WITH (FORCE)",
-                    "-c", f"CREATE DATABASE {database}"], check=True, capture_output=True)
+    admin(f"DROP DATABASE IF EXISTS {database}", f"CREATE DATABASE {database}")
     text = "SET client_min_messages = warning;\nSET timezone = 'UTC';\n\\set ON_ERROR_STOP 0\n\\set VERBOSITY verbose\n\\pset footer off\n"
     for where, block in script:
         text += f"\\echo @@ {where}\n\\warn @@ {where}\n{block.text}\n"
@@ -111,7 +106,7 @@ def run_file(name, script):
         raised = re.findall(r"(?:ERROR|FATAL|PANIC):  (\w{5}): (.*)", errors.get(where, ""))
         if [state for state, _ in raised] != announced(block.text) or re.search(r"(?m)^(?:psql:.*: error|invalid command|unrecognized)", errors.get(where, "")):
             fail(where, "errors: " + (errors.get(where, "").strip() or "none, though announced"))
-    subprocess.run(["psql", "-Xq", "-d", "postgres", "-c", f"DROP DATABASE {database} WITH (FORCE)"], check=True, capture_output=True)
+    admin(f"DROP DATABASE {database}")
     return out
 
 
@@ -167,16 +162,18 @@ def check_contents(name, text):
 
 
 def check_functions(readme):
-    run = subprocess.run(["psql", "-X", "-At", "-d", "sync_docs_functions", "-c",
-                          "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'sync'::regnamespace"
-                          " AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)"],
-                         capture_output=True, text=True, check=True)
-    for function in run.stdout.split():
-        comment = subprocess.run(["psql", "-X", "-At", "-d", "sync_docs_functions", "-c",
-                                  f"SELECT coalesce(string_agg(obj_description(oid, 'pg_proc'), ''), '') FROM pg_proc"
-                                  f" WHERE pronamespace = 'sync'::regnamespace AND proname = '{function}'"],
-                                 capture_output=True, text=True, check=True).stdout
-        if not comment.startswith("Internal") and not INTERNAL.match(function) and f"sync.{function}" not in readme:
+    admin("DROP DATABASE IF EXISTS sync_docs_functions", "CREATE DATABASE sync_docs_functions")
+    functions = admin("CREATE EXTENSION sync_ext",
+                      "SELECT DISTINCT proname FROM pg_proc p WHERE pronamespace = 'sync'::regnamespace"
+                      " AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)"
+                      " AND obj_description(oid, 'pg_proc') NOT LIKE 'Internal%'"
+                      # the type's own, and the cast's
+                      " AND NOT EXISTS (SELECT FROM pg_type t WHERE p.oid IN (typinput, typoutput, typreceive, typsend))"
+                      " AND NOT EXISTS (SELECT FROM pg_cast WHERE castfunc = p.oid) ORDER BY 1",
+                      database="sync_docs_functions")
+    admin("DROP DATABASE sync_docs_functions")
+    for function in functions.split():
+        if not re.search(rf"sync\.{function}\b", readme):
             fail("README.md", f"does not name sync.{function}()")
 
 
@@ -189,17 +186,15 @@ def main():
     start = start[:start.index("\n## ", 1)]
     quick_start = [(f"quick start:{b.line}", b) for b in blocks(start) if b.mark == "sql"]
     ran = 0
+    admin(f"DROP ROLE IF EXISTS {ROLE}", f"CREATE ROLE {ROLE}")
     for name in names:
         with open(name, encoding="utf-8") as f:
             text = f.read()
         ran += check_sql(name, text, [] if name == "README.md" else quick_start)
         check_links(name, text)
         check_contents(name, text)
-    subprocess.run(["psql", "-Xq", "-d", "postgres", "-c", "DROP DATABASE IF EXISTS sync_docs_functions WITH (FORCE)",
-                    "-c", "CREATE DATABASE sync_docs_functions"], check=True, capture_output=True)
-    subprocess.run(["psql", "-Xq", "-d", "sync_docs_functions", "-c", "CREATE EXTENSION sync_ext"], check=True, capture_output=True)
+    admin(f"DROP ROLE {ROLE}")
     check_functions(readme)
-    subprocess.run(["psql", "-Xq", "-d", "postgres", "-c", "DROP DATABASE sync_docs_functions WITH (FORCE)"], check=True, capture_output=True)
     for failure in failures:
         print(failure)
     print(f"{ran} blocks of SQL in {len(names)} files: {len(failures)} failures")
