@@ -82,8 +82,12 @@ def announced(text):
 
 def admin(*commands, database="postgres"):
     """What the last command prints."""
-    return subprocess.run(["psql", "-XqAt", "-d", database, *[part for command in commands for part in ("-c", command)]],
-                          check=True, capture_output=True, text=True).stdout
+    run = subprocess.run(["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database,
+                          *[part for command in commands for part in ("-c", command)]],
+                         check=False, capture_output=True, text=True)
+    if run.returncode != 0:
+        sys.exit(run.stderr)
+    return run.stdout
 
 
 # One psql for a whole file keeps its variables, so markers divide the output.
@@ -186,14 +190,17 @@ def main():
     start = start[:start.index("\n## ", 1)]
     quick_start = [(f"quick start:{b.line}", b) for b in blocks(start) if b.mark == "sql"]
     ran = 0
-    admin(f"DROP ROLE IF EXISTS {ROLE}", f"CREATE ROLE {ROLE}")
+    new_role = not admin(f"SELECT 'there' FROM pg_roles WHERE rolname = '{ROLE}'").strip()
+    if new_role:
+        admin(f"CREATE ROLE {ROLE}")
     for name in names:
         with open(name, encoding="utf-8") as f:
             text = f.read()
         ran += check_sql(name, text, [] if name == "README.md" else quick_start)
         check_links(name, text)
         check_contents(name, text)
-    admin(f"DROP ROLE {ROLE}")
+    if new_role:
+        admin(f"DROP ROLE {ROLE}")
     check_functions(readme)
     for failure in failures:
         print(failure)
