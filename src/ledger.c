@@ -20,14 +20,22 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
@@ -217,84 +225,94 @@ sx_ledger_claim(SxDevice *device, const char *client, const char *user_id,
 
 /* ---- what was pushed before ---- */
 
+/* sync.mutation and an index on it, open for reading as of now. */
+typedef struct Reading
+{
+	Relation	heap;
+	Relation	index;
+	IndexScanDesc scan;
+	TupleTableSlot *slot;
+} Reading;
+
+/* The lock on the client's row is held, so that nothing more comes meanwhile. */
 static void
-recall_one(SxMutation *mutation, int row, MemoryContext context)
+begin_reading(Reading *reading, const char *index, int nkeys)
+{
+	Oid			schema = sx_catalog_get()->schema;
+
+	reading->heap = table_open(get_relname_relid("mutation", schema),
+							   AccessShareLock);
+	reading->index = index_open(get_relname_relid(index, schema),
+								AccessShareLock);
+	reading->slot = table_slot_create(reading->heap, NULL);
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	reading->scan = sx_index_beginscan(reading->heap, reading->index,
+									   GetActiveSnapshot(), nkeys);
+}
+
+static void
+end_reading(Reading *reading)
+{
+	index_endscan(reading->scan);
+	PopActiveSnapshot();
+	ExecDropSingleTupleTableSlot(reading->slot);
+	index_close(reading->index, NoLock);
+	table_close(reading->heap, NoLock);
+}
+
+/* Takes over what one row says of a mutation that comes again. */
+static void
+recall_one(SxMutation *mutation, TupleTableSlot *row)
 {
 	bool		isnull;
-	Datum		key;
+	Datum		value = slot_getattr(row, Anum_mutation_id, &isnull);
 
-	if (!DatumGetBool(column(row, 3, &isnull)))
+	if (isnull || strcmp(TextDatumGetCString(value), mutation->id) != 0)
+		return;
+	mutation->seq = DatumGetInt64(slot_getattr(row, Anum_mutation_seq, &isnull));
+	if (!DatumGetBool(slot_getattr(row, Anum_mutation_applied, &isnull)))
 	{
 		mutation->remembered = true;
-		mutation->seq = DatumGetInt64(column(row, 2, &isnull));
 		return;
 	}
 	mutation->status = SX_STATUS_DUPLICATE;
-	mutation->seq = DatumGetInt64(column(row, 2, &isnull));
 	mutation->tell = true;
-	key = column(row, 4, &isnull);
+	value = slot_getattr(row, Anum_mutation_key, &isnull);
 	if (!isnull)
 	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		mutation->recalled_key = (Jsonb *) PG_DETOAST_DATUM_COPY(key);
+		mutation->recalled_key = (Jsonb *) PG_DETOAST_DATUM_COPY(value);
 		mutation->key_made = true;
-		MemoryContextSwitchTo(old);
 	}
 }
 
 void
 sx_ledger_recall(const SxDevice *device, SxMutation **mutations, int n)
 {
-	MemoryContext context = CurrentMemoryContext;
-	TupleDesc	desc = CreateTemplateTupleDesc(3);
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(device->number)};
-	SxKeys	   *keys;
-	SxUser		user;
-	int			given = 0;
-	int			rows;
+	Reading		reading;
+	ScanKeyData keys[2];
 
-	TupleDescInitEntry(desc, 1, "ord", INT4OID, -1, 0);
-	TupleDescInitEntry(desc, 2, "id", TEXTOID, -1, 0);
-	TupleDescInitEntry(desc, 3, "digest", INT8OID, -1, 0);
-	connect_spi();
-	keys = sx_keys_begin(desc);
+	begin_reading(&reading, "mutation_by_digest", lengthof(keys));
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(device->number));
 	for (int i = 0; i < n; i++)
 	{
-		Datum		row[3];
-		bool		nulls[3] = {false};
+		SxMutation *mutation = mutations[i];
 
-		if (mutations[i]->id == NULL || mutations[i]->status != SX_STATUS_OPEN)
+		CHECK_FOR_INTERRUPTS();
+		if (mutation->id == NULL || mutation->status != SX_STATUS_OPEN)
 			continue;
-		row[0] = Int32GetDatum(i);
-		row[1] = CStringGetTextDatum(mutations[i]->id);
-		row[2] = Int64GetDatum((int64) mutations[i]->digest);
-		sx_keys_put(keys, row, nulls);
-		given++;
+		ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ,
+					Int64GetDatum((int64) mutation->digest));
+		index_rescan(reading.scan, keys, lengthof(keys), NULL, 0);
+		/* refused, then applied: there are two rows */
+		while (mutation->status == SX_STATUS_OPEN &&
+			   index_getnext_slot(reading.scan, ForwardScanDirection,
+								  reading.slot))
+			recall_one(mutation, reading.slot);
+		ExecClearTuple(reading.slot);
 	}
-	sx_keys_end(keys, 1);
-	if (given > 0)
-	{
-		user = sx_catalog_become(sx_catalog_get()->owner);
-		rows = run("SELECT k.ord, m.seq, m.applied, m.key FROM " SX_KEYS " k"
-				   " JOIN sync.mutation m ON m.device OPERATOR(pg_catalog.=) $1"
-				   " AND m.id OPERATOR(pg_catalog.=) k.id"
-				   " AND m.digest OPERATOR(pg_catalog.=) k.digest",
-				   1, types, values, NULL, SPI_OK_SELECT);
-		sx_catalog_restore_user(user);
-		for (int i = 0; i < rows; i++)
-		{
-			bool		isnull;
-			SxMutation *mutation = mutations[DatumGetInt32(column(i, 1, &isnull))];
-
-			/* refused, then applied: there are two rows */
-			if (mutation->status != SX_STATUS_DUPLICATE)
-				recall_one(mutation, i, context);
-		}
-	}
-	tuplestore_end(keys->store);
-	SPI_finish();
+	end_reading(&reading);
 }
 
 void
@@ -535,7 +553,7 @@ sx_ledger_remember(const SxDevice *device, SxMutation **mutations, int n)
 	SxDirect	target;
 
 	sx_direct_open(&target, get_relname_relid("mutation", schema),
-				   get_relname_relid("mutation_by_id", schema),
+				   get_relname_relid("mutation_by_digest", schema),
 				   get_relname_relid("mutation_by_key", schema));
 	prepare_row(device, values, nulls);
 	for (int i = 0; i < n; i++)

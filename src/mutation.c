@@ -68,26 +68,66 @@ path_of(SxMutation *mutation, const char *member)
 					*member == '\0' ? "" : ".", member);
 }
 
+typedef enum Member
+{
+	MEMBER_ID,
+	MEMBER_DOMAIN,
+	MEMBER_OP,
+	MEMBER_KEY,
+	MEMBER_DATA,
+	MEMBER_BASE,
+	MEMBER_ASSUMED,
+	MEMBER_PENDING,
+	MEMBER_AT
+} Member;
+
+static const char *const members[] = {
+	"id", "domain", "op", "key", "data", "base", "assumed", "pending", "at",
+	NULL
+};
+
+static void
+malformed_member(SxMutation *mutation, Member member, const char *problem,
+				 const char *hint)
+{
+	sx_request_malformed(path_of(mutation, members[member]), problem, hint);
+}
+
+/* NULL where it is not there. */
+static char *
+read_string(SxMutation *mutation, const JsonbValue *values, Member member)
+{
+	const JsonbValue *value = &values[member];
+
+	if (value->type == jbvNull)
+		return NULL;
+	if (value->type != jbvString)
+		malformed_member(mutation, member, "is not a string",
+						 "Give a string, or null.");
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
 static SxMutationOp
-read_op(SxMutation *mutation, const char *path)
+read_op(SxMutation *mutation, const JsonbValue *values)
 {
 	static const char *const names[] = {"insert", "update", "upsert", "delete"};
-	char	   *op = sx_request_string(mutation->object, path, "op");
+	char	   *op = read_string(mutation, values, MEMBER_OP);
 
 	for (int i = 0; op != NULL && i < (int) lengthof(names); i++)
 		if (strcmp(op, names[i]) == 0)
 			return (SxMutationOp) i;
-	sx_request_malformed(path_of(mutation, "op"),
-						 op == NULL ? "is missing" :
-						 psprintf("is \"%s\", which is not known", op),
-						 "It is one of insert, update, upsert, delete.");
+	malformed_member(mutation, MEMBER_OP,
+					 op == NULL ? "is missing" :
+					 psprintf("is \"%s\", which is not known", op),
+					 "It is one of insert, update, upsert, delete.");
+	pg_unreachable();
 }
 
 static bool
-read_time(SxMutation *mutation, const char *path, const char *name,
+read_time(SxMutation *mutation, const JsonbValue *values, Member member,
 		  TimestampTz *time)
 {
-	char	   *text = sx_request_string(mutation->object, path, name);
+	char	   *text = read_string(mutation, values, member);
 
 	if (text == NULL)
 		return false;
@@ -99,100 +139,104 @@ read_time(SxMutation *mutation, const char *path, const char *name,
 }
 
 static bool
-read_bool(SxMutation *mutation, const char *name)
+read_bool(SxMutation *mutation, const JsonbValue *values, Member member)
 {
-	JsonbValue *value = sx_request_member(mutation->object, name);
-
-	if (value == NULL)
+	if (values[member].type == jbvNull)
 		return false;
-	if (value->type != jbvBool)
-		sx_request_malformed(path_of(mutation, name), "is not true or false",
-							 "Leave it out where it is false.");
-	return value->val.boolean;
+	if (values[member].type != jbvBool)
+		malformed_member(mutation, member, "is not true or false",
+						 "Leave it out where it is false.");
+	return values[member].val.boolean;
 }
 
 /* Strings and numbers name mutations. */
-static char *
-read_id(SxMutation *mutation)
+static void
+read_id(SxMutation *mutation, const JsonbValue *value)
 {
-	JsonbValue *value = sx_request_member(mutation->object, "id");
-	char	   *id;
-
-	if (value == NULL)
-		return NULL;
+	if (value->type == jbvNull)
+		return;
 	if (value->type != jbvString && value->type != jbvNumeric)
-		sx_request_malformed(path_of(mutation, "id"),
-							 "is neither a string nor a number",
-							 "Give each mutation an id of its own, or none.");
-	id = sx_rowjson_member(mutation->object, "id");
-	if (strlen(id) > SX_MUTATION_ID_LENGTH)
-		sx_request_malformed(path_of(mutation, "id"),
-							 psprintf("has %zu bytes", strlen(id)),
-							 psprintf("An id has at most %d bytes.",
-									  SX_MUTATION_ID_LENGTH));
-	return id;
+		malformed_member(mutation, MEMBER_ID, "is neither a string nor a number",
+						 "Give each mutation an id of its own, or none.");
+	mutation->id = value->type == jbvString ?
+		pnstrdup(value->val.string.val, value->val.string.len) :
+		DatumGetCString(DirectFunctionCall1(numeric_out,
+											NumericGetDatum(value->val.numeric)));
+	mutation->given_id = *value;
+	if (strlen(mutation->id) > SX_MUTATION_ID_LENGTH)
+		malformed_member(mutation, MEMBER_ID,
+						 psprintf("has %zu bytes", strlen(mutation->id)),
+						 psprintf("An id has at most %d bytes.",
+								  SX_MUTATION_ID_LENGTH));
 }
 
 static Jsonb *
-read_object(SxMutation *mutation, const char *name)
+read_object(SxMutation *mutation, JsonbValue *values, Member member)
 {
-	JsonbValue *value = sx_request_member(mutation->object, name);
-
-	if (value == NULL)
+	if (values[member].type == jbvNull)
 		return NULL;
-	if (!sx_request_is_object(value))
-		sx_request_malformed(path_of(mutation, name), "is not an object",
-							 "Give {\"column\": value, ...}.");
-	return JsonbValueToJsonb(value);
+	if (!sx_request_is_object(&values[member]))
+		malformed_member(mutation, member, "is not an object",
+						 "Give {\"column\": value, ...}.");
+	return JsonbValueToJsonb(&values[member]);
 }
 
 static uint64
-digest_member(uint64 digest, Jsonb *object)
+digest_bytes(uint64 digest, const void *bytes, Size length)
 {
-	uint64		hash = 1;
+	return hash_combine64(digest, hash_bytes_extended(bytes, (int) length, 0));
+}
 
-	if (object != NULL)
-		hash = hash_bytes_extended((unsigned char *) VARDATA(object),
-								   VARSIZE(object) - VARHDRSZ, 0);
-	return hash_combine64(digest, hash);
+static uint64
+digest_object(uint64 digest, Jsonb *object)
+{
+	if (object == NULL)
+		return hash_combine64(digest, 1);
+	return digest_bytes(digest, VARDATA(object), VARSIZE(object) - VARHDRSZ);
+}
+
+/* The same for a mutation that comes again, and hardly for another one. */
+static uint64
+digest_of(SxMutation *mutation)
+{
+	uint64		digest = (uint64) mutation->op;
+
+	if (mutation->id != NULL)
+		digest = digest_bytes(digest, mutation->id, strlen(mutation->id));
+	digest = digest_bytes(digest, mutation->domain, strlen(mutation->domain));
+	digest = digest_object(digest, mutation->key_json);
+	return digest_object(digest, mutation->data_json);
 }
 
 void
 sx_mutation_read(SxMutation *mutation, int64 skew)
 {
-	static const char *const known[] = {
-		"id", "domain", "op", "key", "data", "base", "assumed", "pending",
-		"at", NULL
-	};
-	char	   *path = path_of(mutation, "");
+	JsonbValue	values[lengthof(members)];
+	bool		known = sx_request_members(mutation->object, members, values);
 
 	/* first, so that every answer can name it */
-	mutation->id = read_id(mutation);
-	sx_request_check_members(mutation->object, path, known);
-	mutation->op = read_op(mutation, path);
-	mutation->domain = sx_request_string(mutation->object, path, "domain");
+	read_id(mutation, &values[MEMBER_ID]);
+	if (!known)
+		sx_request_check_members(mutation->object, path_of(mutation, ""), members);
+	mutation->op = read_op(mutation, values);
+	mutation->domain = read_string(mutation, values, MEMBER_DOMAIN);
 	if (mutation->domain == NULL)
-		sx_request_malformed(path_of(mutation, "domain"), "is missing",
-							 "Name the domain of the row.");
+		malformed_member(mutation, MEMBER_DOMAIN, "is missing",
+						 "Name the domain of the row.");
 	mutation->table = sx_tracked_by_domain(mutation->domain);
-	mutation->key_json = read_object(mutation, "key");
-	mutation->data_json = read_object(mutation, "data");
-	mutation->assumed_json = read_object(mutation, "assumed");
+	mutation->key_json = read_object(mutation, values, MEMBER_KEY);
+	mutation->data_json = read_object(mutation, values, MEMBER_DATA);
+	mutation->assumed_json = read_object(mutation, values, MEMBER_ASSUMED);
 	if (mutation->data_json == NULL && mutation->op != SX_MUTATION_DELETE)
-		sx_request_malformed(path_of(mutation, "data"), "is missing",
-							 "Give the columns to write.");
-	mutation->pending = read_bool(mutation, "pending");
-	mutation->has_base = read_time(mutation, path, "base", &mutation->base);
-	mutation->has_at = read_time(mutation, path, "at", &mutation->at);
+		malformed_member(mutation, MEMBER_DATA, "is missing",
+						 "Give the columns to write.");
+	mutation->pending = read_bool(mutation, values, MEMBER_PENDING);
+	mutation->has_base = read_time(mutation, values, MEMBER_BASE, &mutation->base);
+	mutation->has_at = read_time(mutation, values, MEMBER_AT, &mutation->at);
 	if (mutation->has_at && !TIMESTAMP_NOT_FINITE(mutation->at) &&
 		pg_add_s64_overflow(mutation->at, skew, &mutation->at))
 		mutation->at = skew < 0 ? DT_NOBEGIN : DT_NOEND;
-
-	mutation->digest = hash_combine64((uint64) mutation->op,
-									  hash_bytes_extended((unsigned char *) mutation->domain,
-														  strlen(mutation->domain), 0));
-	mutation->digest = digest_member(mutation->digest, mutation->key_json);
-	mutation->digest = digest_member(mutation->digest, mutation->data_json);
+	mutation->digest = digest_of(mutation);
 }
 
 /* ---- converting ---- */

@@ -76,6 +76,7 @@ typedef struct RowNote
 
 typedef struct Push
 {
+	MemoryContext caller;		/* of the answer */
 	MemoryContext context;
 	MemoryContext step;			/* of one attempt */
 	char	   *client;			/* NULL: nobody named */
@@ -95,6 +96,9 @@ typedef struct Push
 	HTAB	   *waiting_rows;
 	SxMutation **waiting;
 	int			nwaiting;
+
+	TimestampTz told;			/* the time that the answer told last ... */
+	char	   *told_time;		/* ... as text; NULL: none yet */
 } Push;
 
 /* ---- the request ---- */
@@ -982,31 +986,28 @@ push_json(JsonbParseState **state, const char *name, Jsonb *json)
 	pushJsonbValue(state, name != NULL ? WJB_VALUE : WJB_ELEM, &value);
 }
 
+/* Rows that are written together often share their time. */
 static void
-push_time(JsonbParseState **state, const char *name, TimestampTz time)
+push_modified_at(Push *push, JsonbParseState **state, TimestampTz time)
 {
-	char	   *buffer = palloc(MAXDATELEN + 1);
-
-	JsonEncodeDateTime(buffer, TimestampTzGetDatum(time), TIMESTAMPTZOID, NULL);
-	push_text(state, name, buffer);
+	if (push->told_time == NULL || push->told != time)
+	{
+		push->told_time = palloc(MAXDATELEN + 1);
+		push->told = time;
+		JsonEncodeDateTime(push->told_time, TimestampTzGetDatum(time),
+						   TIMESTAMPTZOID, NULL);
+	}
+	push_text(state, "modified_at", push->told_time);
 }
 
-/* The id as the client gave it, string or number. */
 static void
-push_id(JsonbParseState **state, SxMutation *mutation)
+push_key(JsonbParseState **state, SxMutation *mutation)
 {
-	JsonbValue *id = sx_request_member(mutation->object, "id");
-
-	if (id == NULL)
-		return;
-	push_name(state, "id");
-	if (id->type == jbvString || id->type == jbvNumeric || id->type == jbvBool)
-		pushJsonbValue(state, WJB_VALUE, id);
-	else
-	{
-		id->type = jbvNull;
-		pushJsonbValue(state, WJB_VALUE, id);
-	}
+	push_name(state, "key");
+	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	sx_rowjson_push_columns(state, mutation->table->nkeys, mutation->table->keys,
+							sx_mutation_final_key(mutation));
+	pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
 
 static void
@@ -1023,17 +1024,20 @@ push_refusal(JsonbParseState **state, SxRefusal *refusal)
 }
 
 static void
-push_result(JsonbParseState **state, SxMutation *mutation)
+push_result(Push *push, JsonbParseState **state, SxMutation *mutation)
 {
 	bool		refused = mutation->status == SX_STATUS_REJECTED ||
 		mutation->status == SX_STATUS_RETRY;
 
 	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	push_id(state, mutation);
+	if (mutation->id != NULL)
+	{
+		push_name(state, "id");
+		pushJsonbValue(state, WJB_VALUE, &mutation->given_id);
+	}
 	push_text(state, "status", sx_mutation_status(mutation->status));
 	if (mutation->has_key && !(refused && mutation->key_made))
-		push_json(state, "key", sx_rowjson_key(mutation->table,
-											   sx_mutation_final_key(mutation)));
+		push_key(state, mutation);
 	else
 		push_json(state, "key", mutation->key_json);
 	push_text(state, "local_id", mutation->local_id);
@@ -1043,7 +1047,7 @@ push_result(JsonbParseState **state, SxMutation *mutation)
 	{
 		push_json(state, "data", mutation->data);
 		if (mutation->has_modified_at)
-			push_time(state, "modified_at", mutation->modified_at);
+			push_modified_at(push, state, mutation->modified_at);
 	}
 	pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
@@ -1080,20 +1084,15 @@ push_excluded(Push *push, JsonbParseState **state, const char *domain,
 	for (int i = 0; i < push->n; i++)
 	{
 		SxMutation *mutation = push->mutations[i];
-		JsonbIterator *iterator;
-		JsonbIteratorToken token;
-		JsonbValue	value;
 
 		if (mutation->domain == NULL || strcmp(mutation->domain, domain) != 0 ||
 			!is_told(mutation))
 			continue;
 		pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-		iterator = JsonbIteratorInit(&sx_rowjson_key(mutation->table,
-													 sx_mutation_final_key(mutation))->root);
-		while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-			if (token == WJB_KEY || token == WJB_VALUE)
-				pushJsonbValue(state, token, &value);
-		push_time(state, "modified_at", mutation->modified_at);
+		sx_rowjson_push_columns(state, mutation->table->nkeys,
+								mutation->table->keys,
+								sx_mutation_final_key(mutation));
+		push_modified_at(push, state, mutation->modified_at);
 		pushJsonbValue(state, WJB_END_OBJECT, NULL);
 	}
 	pushJsonbValue(state, WJB_END_ARRAY, NULL);
@@ -1217,11 +1216,12 @@ answer(Push *push)
 	for (int i = 0; i < push->n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		push_result(&state, push->mutations[i]);
+		push_result(push, &state, push->mutations[i]);
 	}
 	pushJsonbValue(&state, WJB_END_ARRAY, NULL);
 	if (push->pull != NULL)
 		push_json(&state, "pull", pull(push));
+	(void) MemoryContextSwitchTo(push->caller);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
@@ -1270,7 +1270,6 @@ run(Push *push, Jsonb *request)
 Jsonb *
 sx_push_run(Jsonb *request)
 {
-	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext kept;
 	SxWatch    *watch;
 	SxLocalIds *outer_ids = local_ids;
@@ -1281,7 +1280,8 @@ sx_push_run(Jsonb *request)
 	if (!JB_ROOT_IS_OBJECT(request))
 		sx_request_malformed("", "is not an object",
 							 "Give {\"mutations\": [...]}.");
-	push.context = AllocSetContextCreate(caller, "sync_ext push",
+	push.caller = CurrentMemoryContext;
+	push.context = AllocSetContextCreate(push.caller, "sync_ext push",
 										 ALLOCSET_DEFAULT_SIZES);
 	push.step = AllocSetContextCreate(push.context, "sync_ext push attempt",
 									  ALLOCSET_DEFAULT_SIZES);
@@ -1291,10 +1291,7 @@ sx_push_run(Jsonb *request)
 	level = NewGUCNestLevel();
 	PG_TRY();
 	{
-		Jsonb	   *answered = run(&push, request);
-
-		MemoryContextSwitchTo(caller);
-		result = (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(answered));
+		result = run(&push, request);
 	}
 	PG_FINALLY();
 	{
@@ -1304,6 +1301,7 @@ sx_push_run(Jsonb *request)
 	}
 	PG_END_TRY();
 	AtEOXact_GUC(true, level);
+	(void) MemoryContextSwitchTo(push.caller);
 	MemoryContextDelete(push.context);
 	return result;
 }

@@ -44,14 +44,40 @@ sx_request_member(JsonbContainer *object, const char *name)
 	return value == NULL || value->type == jbvNull ? NULL : value;
 }
 
-static bool
-is_known(const JsonbValue *name, const char *const *known)
+/* The place of a name in a list, or -1. */
+static int
+place_of(const JsonbValue *name, const char *const *known)
 {
-	for (; *known != NULL; known++)
-		if (strlen(*known) == name->val.string.len &&
-			memcmp(*known, name->val.string.val, name->val.string.len) == 0)
-			return true;
-	return false;
+	for (int i = 0; known[i] != NULL; i++)
+		if (strlen(known[i]) == name->val.string.len &&
+			memcmp(known[i], name->val.string.val, name->val.string.len) == 0)
+			return i;
+	return -1;
+}
+
+bool
+sx_request_members(JsonbContainer *object, const char *const *known,
+				   JsonbValue *values)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	bool		all_known = true;
+	int			place = -1;
+
+	for (int i = 0; known[i] != NULL; i++)
+		values[i].type = jbvNull;
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			place = place_of(&value, known);
+			all_known &= place >= 0;
+		}
+		else if (token == WJB_VALUE && place >= 0)
+			values[place] = value;
+	}
+	return all_known;
 }
 
 void
@@ -65,7 +91,7 @@ sx_request_check_members(JsonbContainer *object, const char *path,
 
 	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
 	{
-		if (token != WJB_KEY || is_known(&name, known))
+		if (token != WJB_KEY || place_of(&name, known) >= 0)
 			continue;
 		initStringInfo(&list);
 		for (int i = 0; known[i] != NULL; i++)

@@ -25,6 +25,14 @@ extern char *sx_request_path(const char *path, const char *name);
 extern JsonbValue *sx_request_member(JsonbContainer *object, const char *name);
 
 /*
+ * Takes an object apart: values[i] is the member known[i], of type jbvNull
+ * where it is not there. False where it has a member that is not in the list,
+ * which ends with NULL; sx_request_check_members() then says which.
+ */
+extern bool sx_request_members(JsonbContainer *object,
+							   const char *const *known, JsonbValue *values);
+
+/*
  * Raises unless every member is one of those known, a NULL-terminated list: a
  * misspelt "filter" is no filter.
  */

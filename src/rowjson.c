@@ -227,12 +227,10 @@ sx_rowjson_row(SxShape *shape, HeapTupleHeader row)
 
 /* ---- keys ---- */
 
-Jsonb *
-sx_rowjson_columns(int n, SxColumn *columns, const Datum *values)
+void
+sx_rowjson_push_columns(JsonbParseState **state, int n, SxColumn *columns,
+						const Datum *values)
 {
-	JsonbParseState *state = NULL;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < n; i++)
 	{
 		JsonbValue	name;
@@ -240,9 +238,18 @@ sx_rowjson_columns(int n, SxColumn *columns, const Datum *values)
 
 		string_value(&name, columns[i].name);
 		column_value(&value, values[i], columns[i].type);
-		pushJsonbValue(&state, WJB_KEY, &name);
-		pushJsonbValue(&state, WJB_VALUE, &value);
+		pushJsonbValue(state, WJB_KEY, &name);
+		pushJsonbValue(state, WJB_VALUE, &value);
 	}
+}
+
+Jsonb *
+sx_rowjson_columns(int n, SxColumn *columns, const Datum *values)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	sx_rowjson_push_columns(&state, n, columns, values);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 

@@ -26,6 +26,10 @@ extern Jsonb *sx_rowjson_row(SxShape *shape, HeapTupleHeader row);
 extern Jsonb *sx_rowjson_columns(int n, SxColumn *columns,
 								 const Datum *values);
 
+/* The same into an object that is being built. */
+extern void sx_rowjson_push_columns(JsonbParseState **state, int n,
+									SxColumn *columns, const Datum *values);
+
 /* The same for a key. */
 extern Jsonb *sx_rowjson_key(SxTable *table, const Datum *key);
 

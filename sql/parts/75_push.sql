@@ -6,7 +6,7 @@
 -- across crashes, and across a dump, too.
 CREATE TABLE sync.device (
     number     pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    client     pg_catalog.text NOT NULL UNIQUE,
+    client     pg_catalog.text COLLATE pg_catalog."C" NOT NULL UNIQUE,
     role       pg_catalog.regrole NOT NULL,
     user_id    pg_catalog.text,
     next_seq   pg_catalog.int8 NOT NULL DEFAULT 1,
@@ -42,14 +42,14 @@ CREATE TABLE sync.mutation (
     known_from  pg_catalog.timestamptz,
     modified_at pg_catalog.timestamptz
 );
-CREATE INDEX mutation_by_id ON sync.mutation (device, id);
+CREATE INDEX mutation_by_digest ON sync.mutation (device, digest);
 CREATE INDEX mutation_by_key ON sync.mutation (device, rel, key_hash, place);
 COMMENT ON TABLE sync.mutation IS 'What clients have pushed: so that nothing is applied twice, and nobody is in conflict with himself';
 COMMENT ON COLUMN sync.mutation.device IS 'the client';
 COMMENT ON COLUMN sync.mutation.place IS 'its place in the order in which the client''s mutations were applied';
 COMMENT ON COLUMN sync.mutation.seq IS 'its place in the order in which they were first seen; 0 for rows that were touched beside';
 COMMENT ON COLUMN sync.mutation.id IS 'the id that the client gave it; null where it gave none, and for rows that were touched beside';
-COMMENT ON COLUMN sync.mutation.digest IS 'a hash of what it asked for';
+COMMENT ON COLUMN sync.mutation.digest IS 'a hash of its id and of what it asked for';
 COMMENT ON COLUMN sync.mutation.rel IS 'the tracked table';
 COMMENT ON COLUMN sync.mutation.key_hash IS 'a hash of the row''s key';
 COMMENT ON COLUMN sync.mutation.key IS 'the key, where the server made it';
@@ -58,7 +58,7 @@ COMMENT ON COLUMN sync.mutation.xid IS 'the transaction that applied it';
 COMMENT ON COLUMN sync.mutation.at IS 'when that was';
 COMMENT ON COLUMN sync.mutation.known_from IS 'for a row touched beside: all that happened to it since this modified_at was the client''s doing; infinity: nothing was to be written';
 COMMENT ON COLUMN sync.mutation.modified_at IS 'of the row, after it; null where the row went';
-COMMENT ON INDEX sync.mutation_by_id IS 'to recognise a mutation that comes again';
+COMMENT ON INDEX sync.mutation_by_digest IS 'to recognise a mutation that comes again';
 COMMENT ON INDEX sync.mutation_by_key IS 'for the client''s last write to a row';
 REVOKE ALL ON sync.mutation FROM PUBLIC;
 
@@ -88,7 +88,7 @@ REVOKE ALL ON sync.session FROM PUBLIC;
 CREATE TABLE sync.local_id (
     device   pg_catalog.int8 NOT NULL REFERENCES sync.device ON DELETE CASCADE,
     rel      pg_catalog.regclass NOT NULL,
-    local_id pg_catalog.text NOT NULL,
+    local_id pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
     key      pg_catalog.jsonb NOT NULL,
     PRIMARY KEY (device, rel, local_id)
 );
