@@ -349,7 +349,8 @@ sx_ledger_own_writes(const SxDevice *device, int n, const Oid *roots,
 	rows = run("SELECT k.ord, m.known_from, m.modified_at FROM " SX_KEYS " k, LATERAL ("
 			   "SELECT * FROM sync.mutation m WHERE m.device OPERATOR(pg_catalog.=) $1"
 			   " AND m.rel OPERATOR(pg_catalog.=) k.rel AND m.key_hash OPERATOR(pg_catalog.=) k.key_hash"
-			   " AND m.applied AND (m.known_from IS NULL OR m.known_from OPERATOR(pg_catalog.<) 'infinity'::pg_catalog.timestamptz) ORDER BY m.device DESC, m.rel DESC, m.key_hash DESC, m.place DESC LIMIT 1) m",
+			   " AND m.applied AND (m.known_from IS NULL OR m.known_from OPERATOR(pg_catalog.<) 'infinity'::pg_catalog.timestamptz)"
+			   " ORDER BY m.device DESC, m.key_hash DESC, m.place DESC LIMIT 1) m",
 			   1, types, values, NULL, SPI_OK_SELECT);
 	sx_catalog_restore_user(user);
 	for (int i = 0; i < rows; i++)

@@ -115,7 +115,10 @@ read_op(SxMutation *mutation, const JsonbValue *values)
 
 	for (int i = 0; op != NULL && i < (int) lengthof(names); i++)
 		if (strcmp(op, names[i]) == 0)
+		{
+			pfree(op);
 			return (SxMutationOp) i;
+		}
 	malformed_member(mutation, MEMBER_OP,
 					 op == NULL ? "is missing" :
 					 psprintf("is \"%s\", which is not known", op),
@@ -135,6 +138,7 @@ read_time(SxMutation *mutation, const JsonbValue *values, Member member,
 													CStringGetDatum(text),
 													ObjectIdGetDatum(InvalidOid),
 													Int32GetDatum(-1)));
+	pfree(text);
 	return true;
 }
 
@@ -213,17 +217,20 @@ sx_mutation_read(SxMutation *mutation, int64 skew)
 {
 	JsonbValue	values[lengthof(members)];
 	bool		known = sx_request_members(mutation->object, members, values);
+	char	   *domain;
 
 	/* first, so that every answer can name it */
 	read_id(mutation, &values[MEMBER_ID]);
 	if (!known)
 		sx_request_check_members(mutation->object, path_of(mutation, ""), members);
 	mutation->op = read_op(mutation, values);
-	mutation->domain = read_string(mutation, values, MEMBER_DOMAIN);
-	if (mutation->domain == NULL)
+	domain = read_string(mutation, values, MEMBER_DOMAIN);
+	if (domain == NULL)
 		malformed_member(mutation, MEMBER_DOMAIN, "is missing",
 						 "Name the domain of the row.");
-	mutation->table = sx_tracked_by_domain(mutation->domain);
+	mutation->table = sx_tracked_by_domain(domain);
+	mutation->domain = mutation->table->domain;
+	pfree(domain);
 	mutation->key_json = read_object(mutation, values, MEMBER_KEY);
 	mutation->data_json = read_object(mutation, values, MEMBER_DATA);
 	mutation->assumed_json = read_object(mutation, values, MEMBER_ASSUMED);
@@ -258,6 +265,7 @@ typedef struct Converter
 
 static Converter *converters = NULL;
 static MemoryContext converter_context = NULL;
+static MemoryContext scratch = NULL;	/* of one conversion */
 
 MemoryContext
 sx_mutation_keep_in(MemoryContext context)
@@ -266,6 +274,7 @@ sx_mutation_keep_in(MemoryContext context)
 
 	converter_context = context;
 	converters = NULL;
+	scratch = NULL;
 	return before;
 }
 
@@ -282,6 +291,10 @@ converter_of(SxTable *table)
 		if (converter->relid == table->root)
 			return converter;
 
+	if (scratch == NULL)
+		scratch = AllocSetContextCreate(converter_context,
+										"sync_ext push conversion",
+										ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(converter_context);
 	converter = palloc0(sizeof(Converter));
 	converter->relid = table->root;
@@ -373,14 +386,21 @@ columns_of(SxMutation *mutation, Converter *converter, Jsonb *object,
 	return columns;
 }
 
+/*
+ * The row that an object gives, in a memory context; there is one that lasts
+ * until the next conversion. What input functions leave behind is not kept: a
+ * batch may be large.
+ */
 static void
-populate(Converter *converter, Jsonb *object, SxValues *row)
+populate(Converter *converter, Jsonb *object, SxValues *row,
+		 MemoryContext context)
 {
 	LOCAL_FCINFO(fcinfo, 2);
-	HeapTupleHeader header;
+	MemoryContext old = MemoryContextSwitchTo(scratch);
 	HeapTupleData tuple;
 	Datum		result;
 
+	MemoryContextReset(scratch);
 	InitFunctionCallInfoData(*fcinfo, &converter->function, 2, InvalidOid,
 							 NULL, NULL);
 	fcinfo->args[0].value = converter->blank;
@@ -389,14 +409,16 @@ populate(Converter *converter, Jsonb *object, SxValues *row)
 	fcinfo->args[1].isnull = false;
 	result = FunctionCallInvoke(fcinfo);
 
-	header = DatumGetHeapTupleHeader(result);
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	(void) MemoryContextSwitchTo(context);
+	tuple.t_len = HeapTupleHeaderGetDatumLength(DatumGetPointer(result));
 	ItemPointerSetInvalid(&tuple.t_self);
 	tuple.t_tableOid = InvalidOid;
-	tuple.t_data = header;
+	tuple.t_data = palloc(tuple.t_len);
+	memcpy(tuple.t_data, DatumGetPointer(result), tuple.t_len);
 	row->values = palloc(sizeof(Datum) * converter->desc->natts);
 	row->nulls = palloc(sizeof(bool) * converter->desc->natts);
 	heap_deform_tuple(&tuple, converter->desc, row->values, row->nulls);
+	(void) MemoryContextSwitchTo(old);
 }
 
 /* Finds the key: in "key", else in the data. False where a column lacks. */
@@ -412,7 +434,7 @@ convert_key(SxMutation *mutation, Converter *converter)
 	if (mutation->key_json != NULL)
 	{
 		given = columns_of(mutation, converter, mutation->key_json, "key");
-		populate(converter, mutation->key_json, &row);
+		populate(converter, mutation->key_json, &row, scratch);
 		from = &row;
 	}
 	for (int i = 0; i < table->nkeys; i++)
@@ -484,7 +506,8 @@ sx_mutation_convert(SxMutation *mutation)
 	{
 		mutation->columns = columns_of(mutation, converter,
 									   mutation->data_json, "data");
-		populate(converter, mutation->data_json, &mutation->row);
+		populate(converter, mutation->data_json, &mutation->row,
+				 CurrentMemoryContext);
 	}
 	else
 	{
@@ -496,7 +519,8 @@ sx_mutation_convert(SxMutation *mutation)
 		mutation->assumed_columns = columns_of(mutation, converter,
 											   mutation->assumed_json,
 											   "assumed");
-		populate(converter, mutation->assumed_json, &mutation->assumed);
+		populate(converter, mutation->assumed_json, &mutation->assumed,
+				 CurrentMemoryContext);
 	}
 	mutation->has_key = convert_key(mutation, converter);
 	if (mutation->has_key)
@@ -540,7 +564,7 @@ converts(Converter *converter, Jsonb *object)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		populate(converter, object, &row);
+		populate(converter, object, &row, scratch);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();

@@ -172,6 +172,7 @@ read_request(Push *push, JsonbContainer *request)
 	JsonbIteratorToken token;
 	JsonbValue	value;
 	SxSession	session = {0};
+	SxMutation *all;
 	ErrorContextCallback callback;
 	char	   *since;
 
@@ -209,6 +210,10 @@ read_request(Push *push, JsonbContainer *request)
 	push->mutations = MemoryContextAllocHuge(push->context,
 											 sizeof(SxMutation *) *
 											 (JsonContainerSize(mutations) + 1));
+	all = MemoryContextAllocExtended(push->context,
+									 sizeof(SxMutation) *
+									 (JsonContainerSize(mutations) + 1),
+									 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	iterator = JsonbIteratorInit(mutations);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
@@ -220,7 +225,7 @@ read_request(Push *push, JsonbContainer *request)
 			sx_request_malformed(psprintf("mutations[%d]", push->n),
 								 "is not an object",
 								 "Give {\"domain\", \"op\", \"key\", \"data\"}.");
-		mutation = palloc0(sizeof(SxMutation));
+		mutation = &all[push->n];
 		mutation->number = push->n;
 		mutation->object = value.val.binary.data;
 		if (push->client == NULL &&
@@ -354,6 +359,11 @@ convert_step(Push *push, SxMutation *mutation)
 		mutation->key_made = true;
 	if (!mutation->has_key)
 		(void) sx_mutation_make_key(mutation);
+	if (mutation->key_json != NULL)
+		pfree(mutation->key_json);
+	if (mutation->data_json != NULL)
+		pfree(mutation->data_json);
+	mutation->key_json = mutation->data_json = NULL;
 	/* one that comes again after a later one of its row was applied */
 	if (mutation->remembered && mutation->has_key &&
 		sx_ledger_latest_seq(&push->device, mutation->table->root,

@@ -114,11 +114,11 @@ sx_write_reset(SxMutation *mutation)
 }
 
 static void
-refuse(Work *work, SxStatus status, int sqlstate, const char *message,
+refuse(SxWriter *writer, Work *work, SxStatus status, int sqlstate, const char *message,
 	   const char *detail, const char *hint)
 {
 	SxMutation *mutation = work->mutation;
-	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(mutation));
+	MemoryContext old = MemoryContextSwitchTo(writer->context);
 
 	work->action = ACTION_NONE;
 	mutation->status = status;
@@ -446,7 +446,7 @@ settle(SxWriter *writer, Work *work)
 			return;
 		case SX_POLICY_NEWER_WINS:
 			if (!mutation->has_at)
-				refuse(work, SX_STATUS_REJECTED, ERRCODE_INVALID_PARAMETER_VALUE,
+				refuse(writer, work, SX_STATUS_REJECTED, ERRCODE_INVALID_PARAMETER_VALUE,
 					   "malformed request",
 					   psprintf("mutations[%d].at is missing.", mutation->number),
 					   "Under the policy newer_wins say when the client made the change.");
@@ -485,7 +485,7 @@ decide_absent(SxWriter *writer, Work *work)
 			 !is_own_deletion(work))
 		conflict(work);
 	else if (work->tries > 3)
-		refuse(work, SX_STATUS_REJECTED, ERRCODE_UNIQUE_VIOLATION,
+		refuse(writer, work, SX_STATUS_REJECTED, ERRCODE_UNIQUE_VIOLATION,
 			   "row was not inserted",
 			   "A row with this key exists that may not be seen, or a trigger suppressed the row.",
 			   "Look at the table's row-level security policies and triggers.");
@@ -507,7 +507,7 @@ decide(SxWriter *writer, Work *work, Changed *changed)
 
 	if (work->tries > MAX_TRIES)
 	{
-		refuse(work, SX_STATUS_RETRY, ERRCODE_T_R_SERIALIZATION_FAILURE,
+		refuse(writer, work, SX_STATUS_RETRY, ERRCODE_T_R_SERIALIZATION_FAILURE,
 			   "could not write the row due to concurrent updates",
 			   "Others change it all the time.", "Push it again.");
 		return;
@@ -527,7 +527,7 @@ decide(SxWriter *writer, Work *work, Changed *changed)
 			applied(work);
 			return;
 		}
-		refuse(work, SX_STATUS_REJECTED, ERRCODE_INSUFFICIENT_PRIVILEGE,
+		refuse(writer, work, SX_STATUS_REJECTED, ERRCODE_INSUFFICIENT_PRIVILEGE,
 			   "row was not written",
 			   "A row-level security policy or a trigger keeps it as it is.",
 			   "Look at the table's row-level security policies and triggers.");
@@ -846,7 +846,7 @@ put_work(SxKeys *keys, SxTable *table, Work *work, int n, AttrNumber *attnums,
 
 /* Executes one statement for mutations that are written alike. */
 static void
-write_group(SxTable *table, Work **works, int n)
+write_group(SxWriter *writer, SxTable *table, Work **works, int n)
 {
 	Work	   *first = works[0];
 	AttrNumber *attnums = palloc(sizeof(AttrNumber) * (table->row->natts + table->nkeys));
@@ -897,7 +897,7 @@ write_group(SxTable *table, Work **works, int n)
 		works[i]->action = ACTION_READ;
 		works[i]->tries++;
 		if (!works[i]->mutation->has_key)
-			refuse(works[i], SX_STATUS_REJECTED, ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+			refuse(writer, works[i], SX_STATUS_REJECTED, ERRCODE_TRIGGERED_ACTION_EXCEPTION,
 				   "row was not inserted", "A trigger suppressed it.",
 				   "Look at the table's triggers.");
 	}
@@ -915,7 +915,7 @@ alike(Work *a, Work *b)
 }
 
 static void
-write_groups(SxTable *table, Work *works, int n)
+write_groups(SxWriter *writer, SxTable *table, Work *works, int n)
 {
 	Work	  **group = palloc(sizeof(Work *) * n);
 	int			size = 0;
@@ -928,20 +928,20 @@ write_groups(SxTable *table, Work *works, int n)
 			continue;
 		if (size > 0 && !alike(group[0], work))
 		{
-			write_group(table, group, size);
+			write_group(writer, table, group, size);
 			size = 0;
 		}
 		group[size++] = work;
 	}
 	if (size > 0)
-		write_group(table, group, size);
+		write_group(writer, table, group, size);
 }
 
 /* ---- a run ---- */
 
 /* A soft-deleted row carries the time, unless the client gave one. */
 static void
-prepare_soft_delete(SxMutation *mutation)
+prepare_soft_delete(SxWriter *writer, SxMutation *mutation)
 {
 	SxTable    *table = mutation->table;
 	AttrNumber	attnum = table->deleted_at;
@@ -977,7 +977,7 @@ prepare_soft_delete(SxMutation *mutation)
 						 errhint("Give its value in \"data\".")));
 		}
 	}
-	old = MemoryContextSwitchTo(GetMemoryChunkContext(mutation));
+	old = MemoryContextSwitchTo(writer->context);
 	mutation->columns = bms_make_singleton(attnum);
 	MemoryContextSwitchTo(old);
 }
@@ -993,7 +993,7 @@ prepare(SxWriter *writer, Work *work)
 	if (mutation->op == SX_MUTATION_DELETE)
 	{
 		if (soft)
-			prepare_soft_delete(mutation);
+			prepare_soft_delete(writer, mutation);
 		else
 			mutation->columns = NULL;
 	}
@@ -1039,7 +1039,7 @@ sx_write_run(SxWriter *writer, SxMutation **mutations, int n)
 	{
 		CHECK_FOR_INTERRUPTS();
 		read_and_decide(writer, table, works, n);
-		write_groups(table, works, n);
+		write_groups(writer, table, works, n);
 		open = false;
 		for (int i = 0; i < n; i++)
 			if (works[i].action != ACTION_NONE)

@@ -43,7 +43,7 @@ CREATE TABLE sync.mutation (
     modified_at pg_catalog.timestamptz
 );
 CREATE INDEX mutation_by_digest ON sync.mutation (device, digest);
-CREATE INDEX mutation_by_key ON sync.mutation (device, rel, key_hash, place);
+CREATE INDEX mutation_by_key ON sync.mutation (device, key_hash, place);
 COMMENT ON TABLE sync.mutation IS 'What clients have pushed: so that nothing is applied twice, and nobody is in conflict with himself';
 COMMENT ON COLUMN sync.mutation.device IS 'the client';
 COMMENT ON COLUMN sync.mutation.place IS 'its place in the order in which the client''s mutations were applied';
