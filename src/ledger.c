@@ -446,7 +446,8 @@ is_memorable(const SxMutation *mutation)
 		case SX_STATUS_CONFLICT:
 		case SX_STATUS_REJECTED:
 		case SX_STATUS_RETRY:
-			return mutation->id != NULL && !mutation->remembered;
+			return mutation->id != NULL && mutation->digest != 0 &&
+				!mutation->remembered;
 		default:
 			return false;
 	}

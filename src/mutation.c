@@ -157,21 +157,24 @@ read_bool(SxMutation *mutation, const JsonbValue *values, Member member)
 static void
 read_id(SxMutation *mutation, const JsonbValue *value)
 {
+	char	   *id;
+
 	if (value->type == jbvNull)
 		return;
 	if (value->type != jbvString && value->type != jbvNumeric)
 		malformed_member(mutation, MEMBER_ID, "is neither a string nor a number",
 						 "Give each mutation an id of its own, or none.");
-	mutation->id = value->type == jbvString ?
+	mutation->given_id = *value;
+	id = value->type == jbvString ?
 		pnstrdup(value->val.string.val, value->val.string.len) :
 		DatumGetCString(DirectFunctionCall1(numeric_out,
 											NumericGetDatum(value->val.numeric)));
-	mutation->given_id = *value;
-	if (strlen(mutation->id) > SX_MUTATION_ID_LENGTH)
+	if (strlen(id) > SX_MUTATION_ID_LENGTH)
 		malformed_member(mutation, MEMBER_ID,
-						 psprintf("has %zu bytes", strlen(mutation->id)),
+						 psprintf("has %zu bytes", strlen(id)),
 						 psprintf("An id has at most %d bytes.",
 								  SX_MUTATION_ID_LENGTH));
+	mutation->id = id;
 }
 
 static Jsonb *

@@ -62,8 +62,8 @@ typedef struct SxMutation
 	int			number;			/* its place in the request */
 	JsonbContainer *object;
 	char	   *id;				/* NULL: none */
-	JsonbValue	given_id;		/* the same, string or number */
-	uint64		digest;			/* of id, op, domain, key and data */
+	JsonbValue	given_id;		/* as it was given; null: none */
+	uint64		digest;			/* of id, op, domain, key and data; 0: unknown */
 	char	   *domain;
 	SxMutationOp op;
 	SxTable    *table;

@@ -1040,7 +1040,7 @@ push_result(Push *push, JsonbParseState **state, SxMutation *mutation)
 		mutation->status == SX_STATUS_RETRY;
 
 	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	if (mutation->id != NULL)
+	if (mutation->given_id.type != jbvNull)
 	{
 		push_name(state, "id");
 		pushJsonbValue(state, WJB_VALUE, &mutation->given_id);
