@@ -294,7 +294,10 @@ sx_init_materialized_result(FunctionCallInfo fcinfo)
 #endif
 }
 
-/* The same for a function that returns a set of plain values. */
+/*
+ * The same for a function that returns a set of plain values, or is called so
+ * often that describing its result anew each time would cost too much.
+ */
 static inline void
 sx_init_materialized_scalars(FunctionCallInfo fcinfo)
 {

@@ -368,6 +368,16 @@ last_time_of(Oid heap, Oid index, AttrNumber attribute, int32 stream_id,
 }
 
 bool
+sx_journal_last_snapshot(int32 stream_id, Snapshot snapshot, TimestampTz *upto)
+{
+	const SxCatalog *catalog = sx_catalog_get();
+
+	return last_time_of(catalog->stream_snapshot,
+						catalog->stream_snapshot_by_time,
+						Anum_stream_snapshot_upto, stream_id, snapshot, upto);
+}
+
+bool
 sx_journal_last_time(int32 stream_id, Snapshot snapshot, TimestampTz *at)
 {
 	const SxCatalog *catalog = sx_catalog_get();
@@ -379,8 +389,7 @@ sx_journal_last_time(int32 stream_id, Snapshot snapshot, TimestampTz *at)
 	 */
 	return last_time_of(catalog->entry, catalog->entry_by_time, Anum_entry_at,
 						stream_id, snapshot, at) ||
-		last_time_of(catalog->stream_snapshot, catalog->stream_snapshot_by_time,
-					 Anum_stream_snapshot_upto, stream_id, snapshot, at);
+		sx_journal_last_snapshot(stream_id, snapshot, at);
 }
 
 void
@@ -443,13 +452,10 @@ ledger_has(int32 stream_id, bytea *hash)
 static bool
 later_snapshot_exists(int32 stream_id, TimestampTz upto)
 {
-	const SxCatalog *catalog = sx_catalog_get();
 	TimestampTz last;
 
-	return last_time_of(catalog->stream_snapshot,
-						catalog->stream_snapshot_by_time,
-						Anum_stream_snapshot_upto, stream_id, SnapshotSelf,
-						&last) && last > upto;
+	return sx_journal_last_snapshot(stream_id, SnapshotSelf, &last) &&
+		last > upto;
 }
 
 static void

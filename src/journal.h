@@ -74,6 +74,10 @@ extern void sx_journal_forget_streams(void);
 extern bool sx_journal_last_time(int32 stream_id, Snapshot snapshot,
 								 TimestampTz *at);
 
+/* Whether it has a snapshot; then up to which time the latest goes. */
+extern bool sx_journal_last_snapshot(int32 stream_id, Snapshot snapshot,
+									 TimestampTz *upto);
+
 /* SHA-256 of a text's UTF-8 bytes. */
 extern void sx_journal_hash_text(const char *text, int len, uint8 *hash);
 

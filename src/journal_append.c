@@ -35,6 +35,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -455,22 +456,26 @@ announce(Call *call)
 }
 
 /*
- * The last time in a stream of which nothing was combined or trimmed. It is in
- * the index; whether the entry is there does not matter, since one that was
- * rolled back only leaves a time out.
+ * The last time in a stream that is not earlier than "from", from the index:
+ * whether the entry is there does not matter, since one that was rolled back
+ * only leaves a time out. The bound is what keeps this cheap: without it btree
+ * looks at every entry of the last page.
  */
 static bool
-last_time_in_index(Store *store, int32 stream_id, TimestampTz *at)
+last_time_in_index(Store *store, int32 stream_id, TimestampTz from,
+				   TimestampTz *at)
 {
 	IndexScanDesc scan = sx_index_beginscan(store->heap, store->by_time,
-											SnapshotSelf, 1);
-	ScanKeyData key;
+											SnapshotSelf, 2);
+	ScanKeyData keys[2];
 	bool		found;
 	bool		isnull;
 
-	sx_probe_stream_key(&key, stream_id);
+	sx_probe_stream_key(&keys[0], stream_id);
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE,
+				TimestampTzGetDatum(from));
 	scan->xs_want_itup = true;
-	index_rescan(scan, &key, 1, NULL, 0);
+	index_rescan(scan, keys, 2, NULL, 0);
 	found = index_getnext_tid(scan, BackwardScanDirection) != NULL;
 	if (found)
 		*at = DatumGetTimestampTz(index_getattr(scan->xs_itup, 2,
@@ -488,12 +493,16 @@ next_time(Call *call, Store *store)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz last;
-	bool		found = call->stream.compacted ?
-		sx_journal_last_time(call->stream.id, SnapshotSelf, &last) :
-		last_time_in_index(store, call->stream.id, &last);
 
 	now -= now % 1000;
-	return found && last >= now ? last + 1000 : now;
+	if (last_time_in_index(store, call->stream.id, now, &last))
+		return last + 1000;
+	/* entries that were trimmed away are in the snapshot */
+	if (call->stream.compacted &&
+		sx_journal_last_snapshot(call->stream.id, SnapshotSelf, &last) &&
+		last >= now)
+		return last + 1000;
+	return now;
 }
 
 /*
@@ -705,7 +714,7 @@ begin_call(FunctionCallInfo fcinfo, Call *call, bool opaque,
 {
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
-	sx_init_materialized_result(fcinfo);
+	sx_init_materialized_scalars(fcinfo);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
