@@ -102,27 +102,25 @@ END
 $$;
 COMMENT ON FUNCTION sync.drop_stream(pg_catalog.text) IS 'Removes a journal with all that it holds; needs DELETE on sync.streams';
 
--- Storing
-CREATE FUNCTION sync.append(
-    stream pg_catalog.text,
-    entries pg_catalog.jsonb,
-    OUT id pg_catalog.text,
-    OUT at pg_catalog.timestamptz,
-    OUT status pg_catalog.text
-) RETURNS SETOF pg_catalog.record
+-- Storing. A type with a name, since what OUT parameters come to is computed
+-- anew in each call, which takes a tenth of the time of storing one entry.
+CREATE TYPE sync.stored_entry AS (
+    id     pg_catalog.text,
+    at     pg_catalog.timestamptz,
+    status pg_catalog.text
+);
+COMMENT ON TYPE sync.stored_entry IS 'What sync.append() and sync.put() say of an entry';
+COMMENT ON COLUMN sync.stored_entry.id IS 'its id';
+COMMENT ON COLUMN sync.stored_entry.at IS 'the time at which it was stored';
+COMMENT ON COLUMN sync.stored_entry.status IS '"stored" by this call, or "duplicate": it was stored before';
+
+CREATE FUNCTION sync.append(stream pg_catalog.text, entries pg_catalog.jsonb) RETURNS SETOF sync.stored_entry
     LANGUAGE C VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'sync_ext_append';
 COMMENT ON FUNCTION sync.append(pg_catalog.text, pg_catalog.jsonb)
     IS 'Stores entries [{"id", "actions": [{"id", ...}, ...]}, ...] in a stream of kind "actions"; what was stored before says "duplicate"';
 
-CREATE FUNCTION sync.put(
-    stream pg_catalog.text,
-    ids pg_catalog.text[],
-    data pg_catalog.bytea[],
-    OUT id pg_catalog.text,
-    OUT at pg_catalog.timestamptz,
-    OUT status pg_catalog.text
-) RETURNS SETOF pg_catalog.record
+CREATE FUNCTION sync.put(stream pg_catalog.text, ids pg_catalog.text[], data pg_catalog.bytea[]) RETURNS SETOF sync.stored_entry
     LANGUAGE C VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'sync_ext_put';
 COMMENT ON FUNCTION sync.put(pg_catalog.text, pg_catalog.text[], pg_catalog.bytea[])
