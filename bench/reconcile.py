@@ -1,5 +1,8 @@
 """What comparing whole copies costs: sync.reconcile and sync.fingerprint. Same interface as parts.py."""
 
+import threading
+import time
+
 from measure import interleave, memory_kb, number, say, spread, table
 
 
@@ -24,7 +27,13 @@ def copies(bench, rows, differences):
                 jsonb_build_object('rows', jsonb_agg(jsonb_build_object('key', jsonb_build_object('id', id),
                                                                         'modified_at', modified_at))))) AS request
             FROM {name}_client""")
-    for each in (name, f"{name}_client", f"{name}_request"):
+    # the same and rows that the client made: in a dry run, so that every round finds the same
+    run(f"""CREATE TABLE {name}_made AS SELECT jsonb_build_object('dry_run', true, 'domains', jsonb_build_object('{name}',
+                jsonb_build_object('rows', (request #> '{{domains,{name},rows}}') ||
+                    (SELECT jsonb_agg(jsonb_build_object('key', jsonb_build_object('id', -i), 'data',
+                                      jsonb_build_object('company_id', 1, 'name', 'n', 'note', 'n'))) FROM generate_series(1, {differences}) i)))) AS request
+            FROM {name}_request""")
+    for each in (name, f"{name}_client", f"{name}_request", f"{name}_made"):
         run(f"VACUUM (FREEZE, ANALYZE) {each}")
     bench.fixtures[name] = name
     return name
@@ -35,8 +44,8 @@ DIFFERENCES = """SELECT count(*), count(d) FROM (
     SELECT t AS d FROM {name} t FULL JOIN {client} c USING (id)
     WHERE t.id IS NULL OR c.id IS NULL OR t.modified_at IS DISTINCT FROM c.modified_at) x"""
 
-FROM_REQUEST = """(SELECT (e -> 'key' ->> 'id')::bigint AS id, (e ->> 'modified_at')::timestamptz AS modified_at
-    FROM {name}_request, jsonb_array_elements(request #> '{{domains,{name},rows}}') e)"""
+FROM_REQUEST = """(SELECT (key ->> 'id')::bigint AS id, modified_at
+    FROM {name}_request, jsonb_to_recordset(request #> '{{domains,{name},rows}}') AS e (key jsonb, modified_at timestamptz))"""
 
 
 def reconcile(bench):
@@ -45,39 +54,77 @@ def reconcile(bench):
     differences = 100
     name = copies(bench, rows, differences)
     server = bench.server
+    made = f"and {differences} rows made there"
     statements = {
         "full join, copy in a table": DIFFERENCES.format(name=name, client=f"{name}_client"),
         "full join, copy in the request": DIFFERENCES.format(name=name, client=FROM_REQUEST.format(name=name)),
         "sync.reconcile": f"SELECT octet_length(sync.reconcile(request)::text) FROM {name}_request",
+        made: f"SELECT octet_length(sync.reconcile(request)::text) FROM {name}_made",
     }
     found = server.value(f"""SELECT jsonb_array_length(a #> '{{domains,{name},upsert}}') + jsonb_array_length(a #> '{{domains,{name},remove}}')
                              FROM (SELECT sync.reconcile(request) AS a FROM {name}_request) x""")
-    say(f"{rows} rows, {found} of them different; work_mem = {server.value('SHOW work_mem')}")
-    base = "full join, copy in the request"
+    say(f"{rows} rows, {found} of them different; work_mem = {server.value('SHOW work_mem')}. The joins are SQL's own; in one the client's rows lie in a table,\n"
+        "typed, and in the other they come out of the same JSON as for sync.reconcile, by jsonb_to_recordset().\n")
+    base = "full join, copy in a table"
 
     def variant(statement):
         return lambda: server.timed(server.main, statement)
 
     results = interleave({k: variant(s) for k, s in statements.items()}, base, bench.rounds, bench.seed)
-    table(["", "ms", "to the join of the request", "to the join of a table"],
+    table(["", "ms", "to the join of a table", "to the join of the request"],
           [[k, spread(results.spread([v * 1000 for v in results.values(k, "wall")]), 0), spread(results.ratio("wall", k)),
-            spread(results.ratio("wall", k, "full join, copy in a table"))] for k in statements])
-    bench.targets.judge("reconcile, to a hash full join of the same sets", results.ratio("wall", "sync.reconcile"), 2)
-
+            spread(results.ratio("wall", k, "full join, copy in the request"))] for k in statements])
+    bench.targets.judge("reconcile, to a hash full join of the same sets, both in tables", results.ratio("wall", "sync.reconcile"), 2)
+    bench.targets.judge("reconcile, to a hash full join with the request's JSON",
+                        results.ratio("wall", "sync.reconcile", "full join, copy in the request"), 2)
     if server.local:
-        memory = []
-        for part in (10, 1):
-            conn = server.connect("-c work_mem=4MB")
-            small = copies(bench, rows // part, differences)
-            server.run(f"SELECT octet_length(request::text) FROM {small}_request", conn=conn)
-            before = memory_kb(conn.info.backend_pid)
-            server.run(f"SELECT octet_length(sync.reconcile(request)::text) FROM {small}_request", conn=conn)
-            after = memory_kb(conn.info.backend_pid)
-            size = server.value(f"SELECT length(request::text) FROM {small}_request") / 1e6
-            memory.append([f"{rows // part} rows", f"{size:.1f}", number((after["VmHWM"] - before["VmHWM"]) / 1000, 1)])
+        memory(bench, rows, differences)
+
+
+def peak(server, conn, sql):
+    """The most private memory of the backend while a statement runs, in MB above what it had before."""
+    pid = conn.info.backend_pid
+    before = memory_kb(pid)["RssAnon"]
+    seen = [before]
+    done = threading.Event()
+
+    def watch():
+        while not done.wait(0.002):
+            seen.append(memory_kb(pid)["RssAnon"])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        server.run(sql, conn=conn)
+    finally:
+        done.set()
+        watcher.join()
+    return (max(seen) - before) / 1000
+
+
+def temp_megabytes(server):
+    """Temporary files written so far, by the sessions that are over."""
+    time.sleep(1.1)
+    return server.value("SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()") / 1e6
+
+
+def memory(bench, rows, differences):
+    """The request's JSON is one value, which must fit; above it memory should go by work_mem, not by rows."""
+    server = bench.server
+    out = []
+    for part, work_mem in ((10, "4MB"), (1, "4MB"), (1, "16MB"), (1, "64MB")):
+        name = copies(bench, rows // part, differences)
+        found = []
+        for call in ("jsonb_typeof(request)", "octet_length(sync.reconcile(request)::text)"):
+            written = temp_megabytes(server)
+            conn = server.connect(f"-c work_mem={work_mem}")
+            # caches are filled by another domain's question
+            server.run(f"SELECT sync.reconcile('{{\"domains\": {{\"{name}\": {{\"filter\": \"id = 1\", \"rows\": []}}}}}}')", conn=conn)
+            found.append(peak(server, conn, f"SELECT {call} FROM {name}_request"))
             conn.close()
-        say("Peak of the backend's memory above what reading the request as text took (pages of shared_buffers included):")
-        table(["", "request, MB", "more, MB"], memory)
+        out.append([f"{rows // part}", work_mem, number(found[0], 1), number(found[1] - found[0], 1), number(temp_megabytes(server) - written, 1)])
+    say("Private memory of the backend, in MB: what the request takes as one value, and what sync.reconcile takes above that.\n")
+    table(["rows", "work_mem", "request", "more", "temporary files"], out)
 
 
 def fingerprint(bench):
