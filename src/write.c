@@ -398,7 +398,7 @@ write_over(Work *work, Bitmapset *columns)
 	if (mutation->op != SX_MUTATION_DELETE && work->deleted &&
 		!bms_is_member(table->deleted_at, columns))
 		mutation->sets = bms_add_member(bms_copy(columns), table->deleted_at);
-	if (mutation->sets == NULL)
+	if (bms_is_empty(mutation->sets))
 		applied(work);			/* nothing to set */
 }
 
@@ -631,7 +631,8 @@ read_rows(SxTable *table, Work **works, int n)
 		appendStringInfo(&sql, SX_ALIAS ".%s IS NOT NULL, ", deleted_at_of(table));
 	else
 		appendStringInfoString(&sql, "false, ");
-	appendStringInfo(&sql, SX_ALIAS " FROM " SX_KEYS " k JOIN %s " SX_ALIAS " ON ",
+	/* with a cast, it is the row even where a column has the alias's name */
+	appendStringInfo(&sql, SX_ALIAS ".*::%1$s FROM " SX_KEYS " k JOIN %1$s " SX_ALIAS " ON ",
 					 sx_plan_relation(table->root));
 	append_key_join(&sql, table);
 
@@ -1008,7 +1009,7 @@ prepare(SxWriter *writer, Work *work)
 		work->known = true;
 		return;
 	}
-	if (mutation->op != SX_MUTATION_DELETE && mutation->columns == NULL)
+	if (mutation->op != SX_MUTATION_DELETE && bms_is_empty(mutation->columns))
 		return;
 	if (mutation->has_base)
 	{

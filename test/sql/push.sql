@@ -280,6 +280,12 @@ SELECT count(DISTINCT r ->> 'status') AS s
 SELECT is((SELECT count(*) FROM doc WHERE id >= 1000), 19980::bigint, 'twenty thousand, a poisonous one in each thousand');
 SELECT says((SELECT array_agg(m('insert', 'member', jsonb_build_object('team', 62, 'person', CASE WHEN i % 50 = 0 THEN -i ELSE i + 100 END)::text)) FROM generate_series(1, 200) i),
 	(SELECT string_agg(CASE WHEN i % 50 = 0 THEN 'rejected 23514' ELSE 'applied' END, ', ' ORDER BY i) FROM generate_series(1, 200) i), 'poison found by halving');
+
+-- 16. little
+CREATE TABLE tiny (id int PRIMARY KEY, t text);
+SELECT sync.track('tiny');
+SELECT says(ARRAY[m('insert', 'tiny', '{"id": 1, "t": "x"}'), m('upsert', 'tiny', '{"id": 1}', '{"base": "2020-01-01"}'), m('update', 'tiny', '{"id": 1}', '{"base": "2020-01-01"}')], 'applied, applied, applied', 'with a base, too');
+SELECT says(ARRAY[m('update', 'tiny', '{"id": 1, "t": "y"}', '{"base": "2020-01-01"}')], 'conflict+', 'a column that is called as the table is in statements', '{"client": "tiny"}');
 SELECT * FROM finish();
 DROP SCHEMA t CASCADE;
 SELECT count(sync.forget_client(client)) AS forgotten FROM sync.device \gset
