@@ -63,12 +63,22 @@ typedef struct Change
 	MinimalTuple key;
 } Change;
 
+/* A row of the access relation that is the user's in S. */
+typedef struct Granted
+{
+	Datum	   *scope;
+	MinimalTuple key;			/* NULL for a view */
+} Granted;
+
 struct SxRights
 {
 	SxAccess   *access;
 	SxScopes   *now;
 	SxScopes   *touched;
 	uint64		hash;
+	uint64		own;			/* the reader's transaction */
+	int			ngranted;		/* in the order of scope */
+	Granted    *granted;
 	int			nchanges;		/* in the order of scope, key, transaction */
 	Change	   *changes;
 };
@@ -257,13 +267,6 @@ rights_query(SxAccess *access)
 	return sql.data;
 }
 
-/* A row of the access relation that is the user's in S. */
-typedef struct Granted
-{
-	Datum	   *scope;
-	MinimalTuple key;			/* NULL for a view */
-} Granted;
-
 static MinimalTuple
 key_image(SxTable *table, const Datum *key)
 {
@@ -425,28 +428,55 @@ compare_changes(const void *a, const void *b, void *domain)
 	return result != 0 ? result : x->order - y->order;
 }
 
+/* Whether a change is one of those that a round, and what follows it, leaves. */
 static bool
-has_change(SxRights *rights, Granted *granted)
+is_later(const SxRights *rights, const Change *change, const SxSnapshot *target)
 {
+	return target == NULL || change->xid == rights->own ||
+		!sx_snapshot_has(target, change->xid);
+}
+
+/* The first change that is not before a row that the user has. */
+static int
+place_of(const SxRights *rights, const Granted *granted)
+{
+	SxTable    *domain = rights->access->domain;
 	int			low = 0;
 	int			high = rights->nchanges;
-	SxTable    *domain = rights->access->domain;
 
 	while (low < high)
 	{
 		int			middle = (low + high) / 2;
-		Change	   *change = &rights->changes[middle];
+		const Change *change = &rights->changes[middle];
 		int			result = sx_scopes_compare(domain, change->scope,
 											   granted->scope);
 
 		if (result == 0)
 			result = compare_images(change->key, granted->key);
-		if (result == 0)
-			return true;
 		if (result < 0)
 			low = middle + 1;
 		else
 			high = middle;
+	}
+	return low;
+}
+
+/* Whether a row that the user has is new to "target" (NULL: to the cursor). */
+static bool
+has_change(const SxRights *rights, const Granted *granted,
+		   const SxSnapshot *target)
+{
+	SxTable    *domain = rights->access->domain;
+
+	for (int i = place_of(rights, granted); i < rights->nchanges; i++)
+	{
+		const Change *change = &rights->changes[i];
+
+		if (sx_scopes_compare(domain, change->scope, granted->scope) != 0 ||
+			compare_images(change->key, granted->key) != 0)
+			return false;
+		if (is_later(rights, change, target))
+			return true;
 	}
 	return false;
 }
@@ -459,26 +489,29 @@ compare_granted(const void *a, const void *b, void *domain)
 }
 
 /*
- * The scopes of the changes, but for those that the user has by a row that is
- * not among them.
+ * The scopes of the changes that are new to "target" (NULL: to the cursor),
+ * but for those that the user has by a row that is not.
  */
 static SxScopes *
-touched_scopes(SxRights *rights, int n, Granted *granted)
+touched_scopes(const SxRights *rights, const SxSnapshot *target)
 {
 	SxTable    *domain = rights->access->domain;
 	int			width = domain->nscopes;
 	Datum	   *all = palloc(sizeof(Datum) * (Size) Max(rights->nchanges * width, 1));
-	Datum	   *kept = palloc(sizeof(Datum) * (Size) Max(n * width, 1));
+	Datum	   *kept = palloc(sizeof(Datum) * (Size) Max(rights->ngranted * width, 1));
+	int			nall = 0;
 	int			nkept = 0;
 
 	for (int i = 0; i < rights->nchanges; i++)
-		memcpy(all + i * width, rights->changes[i].scope, sizeof(Datum) * width);
-	if (rights->nchanges > 0)
-		for (int i = 0; i < n; i++)
-			if (!has_change(rights, &granted[i]))
-				memcpy(kept + nkept++ * width, granted[i].scope,
+		if (is_later(rights, &rights->changes[i], target))
+			memcpy(all + nall++ * width, rights->changes[i].scope,
+				   sizeof(Datum) * width);
+	if (nall > 0)
+		for (int i = 0; i < rights->ngranted; i++)
+			if (!has_change(rights, &rights->granted[i], target))
+				memcpy(kept + nkept++ * width, rights->granted[i].scope,
 					   sizeof(Datum) * width);
-	return sx_scopes_without(sx_scopes_make(domain, rights->nchanges, all),
+	return sx_scopes_without(sx_scopes_make(domain, nall, all),
 							 sx_scopes_make(domain, nkept, kept));
 }
 
@@ -530,6 +563,9 @@ sx_access_read(SxAccess *access, Datum user, const SxSnapshot *seen,
 	for (int i = 0; i < n; i++)
 		memcpy(values + i * width, granted[i].scope, sizeof(Datum) * width);
 	rights->now = sx_scopes_make(domain, n, values);
+	rights->own = own;
+	rights->ngranted = n;
+	rights->granted = granted;
 
 	if (!access->is_table)
 		rights->hash = hash_scopes(rights->now);
@@ -542,7 +578,7 @@ sx_access_read(SxAccess *access, Datum user, const SxSnapshot *seen,
 		qsort_arg(rights->changes, rights->nchanges, sizeof(Change),
 				  compare_changes, domain);
 	}
-	rights->touched = touched_scopes(rights, n, granted);
+	rights->touched = touched_scopes(rights, NULL);
 	return rights;
 }
 
@@ -558,6 +594,13 @@ sx_rights_touched(const SxRights *rights)
 	return rights->touched;
 }
 
+const SxScopes *
+sx_rights_touched_later(const SxRights *rights, const SxSnapshot *target)
+{
+	return target == NULL ? sx_scopes_make(rights->access->domain, 0, NULL) :
+		touched_scopes(rights, target);
+}
+
 uint64
 sx_rights_hash(const SxRights *rights)
 {
@@ -565,17 +608,6 @@ sx_rights_hash(const SxRights *rights)
 }
 
 /* ---- one round ---- */
-
-static SxScopes *
-union_of(const SxScopes *a, const SxScopes *b)
-{
-	int			width = a->table->nscopes;
-	Datum	   *values = palloc(sizeof(Datum) * (Size) Max((a->n + b->n) * width, 1));
-
-	memcpy(values, a->values, sizeof(Datum) * a->n * width);
-	memcpy(values + a->n * width, b->values, sizeof(Datum) * b->n * width);
-	return sx_scopes_make(a->table, a->n + b->n, values);
-}
 
 /* What the changes of one key of one scope in one transaction say. */
 static bool
@@ -588,29 +620,28 @@ was_there(const Change *changes, int n)
 	return net < 0 || (net == 0 && !changes[0].enters);
 }
 
+/*
+ * A scope that is touched since the beginning of the round, and not since its
+ * end, is to be loaded in it: before, its entries were not read, and after it
+ * they are.
+ */
 SxGrants *
 sx_rights_round(const SxRights *rights, const SxSnapshot *seen,
-				const SxSnapshot *target, uint64 own, bool forget_loaded)
+				const SxSnapshot *target, const SxScopes *later,
+				bool forget_loaded)
 {
-	SxAccess   *access = rights->access;
-	SxTable    *domain = access->domain;
+	SxTable    *domain = rights->access->domain;
 	int			width = domain->nscopes;
-	Size		size = sizeof(Datum) * (Size) Max(rights->nchanges * width, 1);
-	Datum	   *round = palloc(size);
-	Datum	   *later = palloc(size);
-	Datum	   *before = palloc(size);
-	int			nround = 0;
-	int			nlater = 0;
+	Datum	   *before = palloc(sizeof(Datum) * (Size) Max(rights->nchanges * width, 1));
 	int			nbefore = 0;
 	SxGrants   *grants = palloc(sizeof(SxGrants));
-	SxScopes   *in_round;
+	SxScopes   *touched = sx_scopes_without(rights->touched, later);
 	SxScopes   *kept;
 
 	for (int i = 0; i < rights->nchanges;)
 	{
 		const Change *first = &rights->changes[i];
 		int			n = 1;
-		bool		own_change = first->xid == own;
 
 		while (i + n < rights->nchanges && first[n].xid == first->xid &&
 			   compare_images(first[n].key, first->key) == 0 &&
@@ -618,32 +649,20 @@ sx_rights_round(const SxRights *rights, const SxSnapshot *seen,
 			n++;
 		i += n;
 
-		if (target != NULL &&
-			(own_change || !sx_snapshot_has(target, first->xid)))
-		{
-			memcpy(later + nlater++ * width, first->scope,
-				   sizeof(Datum) * width);
+		if (target != NULL ? is_later(rights, first, target) ||
+			sx_snapshot_has(seen, first->xid) : first->xid != rights->own)
 			continue;
-		}
-		if (target != NULL ? sx_snapshot_has(seen, first->xid) : !own_change)
-			continue;
-		memcpy(round + nround++ * width, first->scope, sizeof(Datum) * width);
-		if (access->table->key_deferrable || was_there(first, n))
+		if (rights->access->table->key_deferrable || was_there(first, n))
 			memcpy(before + nbefore++ * width, first->scope,
 				   sizeof(Datum) * width);
 	}
 
-	/* all of them, less those that the user has all along */
-	in_round = sx_scopes_make(domain, nround, round);
-	kept = sx_scopes_without(in_round, rights->touched);
-	in_round = sx_scopes_without(in_round, kept);
-	grants->forget = sx_scopes_without(sx_scopes_make(domain, nbefore, before),
-									   kept);
-	/* of what the user has now; what is touched again is loaded later */
-	in_round = sx_scopes_without(in_round, sx_scopes_make(domain, nlater, later));
-	grants->load = sx_scopes_without(in_round,
-									 sx_scopes_without(in_round, rights->now));
+	grants->forget = sx_scopes_make(domain, nbefore, before);
+	kept = sx_scopes_without(grants->forget, rights->touched);
+	grants->forget = sx_scopes_without(grants->forget, kept);
+	grants->load = sx_scopes_without(touched,
+									 sx_scopes_without(touched, rights->now));
 	if (forget_loaded)
-		grants->forget = union_of(grants->forget, grants->load);
+		grants->forget = sx_scopes_union(grants->forget, grants->load);
 	return grants;
 }

@@ -72,6 +72,13 @@ extern const SxScopes *sx_rights_touched(const SxRights *rights);
 /* Of what the user may see, for a view; 0 for a table. */
 extern uint64 sx_rights_hash(const SxRights *rights);
 
+/*
+ * Those that grants or revocations have touched that "target" does not have,
+ * the reader's own among them. NULL: none, for there is nothing after those.
+ */
+extern const SxScopes *sx_rights_touched_later(const SxRights *rights,
+											   const SxSnapshot *target);
+
 /* What grants and revocations of one round did. */
 typedef struct SxGrants
 {
@@ -81,13 +88,14 @@ typedef struct SxGrants
 
 /*
  * The grants and revocations of transactions that "target" has and "seen" has
- * not; or, with target NULL, of the reader's own transaction. A scope that a
- * later round touches, too, is loaded then. With "forget_loaded" what is to be
- * loaded is forgotten first, since the client may hold some of it.
+ * not; or, with target NULL, of the reader's own transaction. "later" are the
+ * scopes that are touched after it: those are loaded then. The rights were read
+ * with the same "seen". With "forget_loaded" what is to be loaded is forgotten
+ * first, since the client may hold some of it.
  */
 extern SxGrants *sx_rights_round(const SxRights *rights,
 								 const SxSnapshot *seen,
-								 const SxSnapshot *target, uint64 own,
-								 bool forget_loaded);
+								 const SxSnapshot *target,
+								 const SxScopes *later, bool forget_loaded);
 
 #endif							/* SYNC_EXT_ACCESS_H */

@@ -34,7 +34,9 @@
  * scopes that nothing has touched since the cursor. All is read by the rights
  * in S, so a page never gives what was revoked after the page before; and a
  * scope that a later round touches is left to that one, which takes it back
- * and gives it again.
+ * and gives it again. A row that moved into such a scope has left, until that
+ * round gives it: its remove waits for the end of the answer, where it may
+ * turn out to be needless.
  *
  * The reader's own transaction may write more after this, and may roll back:
  * its changes are delivered last, and never count as seen.
@@ -100,6 +102,7 @@ typedef enum KeyState
 	KEY_KNOWN,					/* named in exclude, no entry so far */
 	KEY_PENDING,				/* to be looked up */
 	KEY_SILENT,					/* looked up; the client need not know */
+	KEY_LEFT,					/* a remove, unless a later round loads it */
 	KEY_TOLD					/* in the answer */
 } KeyState;
 
@@ -145,6 +148,8 @@ typedef struct Reading
 	Datum		user;
 	SxRights   *rights;			/* the user's, in S */
 	const SxScopes *visible;	/* those scopes that nothing has touched */
+	const SxScopes *later;		/* those that a later round touches, or NULL */
+	const SxScopes *forgotten;	/* in this answer, or NULL */
 
 	Snapshot	snapshot;		/* S ... */
 	SxSnapshot *now;			/* ... as a set */
@@ -156,7 +161,8 @@ typedef struct Reading
 	MemoryContext change;		/* one change */
 	List	   *excluded;		/* of Key */
 	List	   *pending;		/* of Key */
-	int			told;			/* data rows so far */
+	List	   *left;			/* of Key */
+	int			told;			/* data rows so far, those in "left" among them */
 	int64		examined;
 
 	SxLogScan  *scan;
@@ -199,6 +205,17 @@ sx_change_name(SxChangeKind kind)
 }
 
 /* ---- telling ---- */
+
+static void
+image_values(Reading *reading, MinimalTuple image, Datum *values)
+{
+	bool		nulls[INDEX_MAX_KEYS];
+	HeapTupleData tuple;
+
+	tuple.t_len = image->t_len + MINIMAL_TUPLE_OFFSET;
+	tuple.t_data = (HeapTupleHeader) ((char *) image - MINIMAL_TUPLE_OFFSET);
+	heap_deform_tuple(&tuple, reading->table->key_row, values, nulls);
+}
 
 static Jsonb *
 document(Reading *reading, SxRow *row)
@@ -303,7 +320,7 @@ note_xid(Reading *reading, uint64 xid)
 
 /* What the cursor says of the user's rights. */
 static uint64
-rights_of(Reading *reading)
+rights_of(Reading *reading, SxChangeKind kind)
 {
 	SxRights   *rights;
 
@@ -311,12 +328,35 @@ rights_of(Reading *reading)
 		return 0;
 	if (!reading->access->is_table)
 		return sx_rights_hash(reading->rights);
+	/* the pages that follow are of the same cursor */
+	if (kind == SX_CHANGE_MORE && reading->may_hold_more)
+		return 1;
 	if (reading->own == 0)
 		return 0;
 	/* grants of the reader's own are shown, and come again */
 	rights = sx_access_read(reading->access, reading->user, reading->tight,
 							reading->snapshot, reading->now, reading->own);
-	return sx_rights_touched(rights)->n > 0 ? reading->own : 0;
+	return sx_rights_touched(rights)->n > 0 ? 1 : 0;
+}
+
+/* Tells the removes that no round has made needless. */
+static void
+tell_left(Reading *reading)
+{
+	ListCell   *cell;
+
+	foreach(cell, reading->left)
+	{
+		Key		   *key = lfirst(cell);
+		Datum		values[INDEX_MAX_KEYS];
+
+		if (key->state != KEY_LEFT)
+			continue;
+		key->state = KEY_TOLD;
+		image_values(reading, key->hash.image, values);
+		reading->told--;
+		tell_remove(reading, values);
+	}
 }
 
 static void
@@ -324,10 +364,11 @@ tell_end(Reading *reading, SxChangeKind kind, SxCursor *cursor)
 {
 	SxChange	change = {.kind = kind};
 
+	tell_left(reading);
 	sx_durable_flush(&reading->durable, reading->flush_all);
 	cursor->generation = sx_catalog_get()->generation_id;
 	cursor->question = reading->question;
-	cursor->rights = rights_of(reading);
+	cursor->rights = rights_of(reading, kind);
 	cursor->lsn = sx_wal_position(&cursor->timeline);
 	change.cursor = sx_cursor_encode(cursor);
 	if (kind == SX_CHANGE_UP_TO_DATE)
@@ -431,17 +472,6 @@ find_key(Reading *reading, Datum *values, bool make)
 		pfree(hash.image);
 	MemoryContextSwitchTo(old);
 	return key;
-}
-
-static void
-image_values(Reading *reading, MinimalTuple image, Datum *values)
-{
-	bool		nulls[INDEX_MAX_KEYS];
-	HeapTupleData tuple;
-
-	tuple.t_len = image->t_len + MINIMAL_TUPLE_OFFSET;
-	tuple.t_data = (HeapTupleHeader) ((char *) image - MINIMAL_TUPLE_OFFSET);
-	heap_deform_tuple(&tuple, reading->table->key_row, values, nulls);
 }
 
 /* ---- exclude ---- */
@@ -548,11 +578,23 @@ is_allowed(Reading *reading, SxRow *row)
 					  row->scope_nulls);
 }
 
+/*
+ * Whether a later round takes the row's scope back and gives it again. Told
+ * here, the row would come before the scope is forgotten.
+ */
+static bool
+comes_later(Reading *reading, SxRow *row)
+{
+	return reading->later != NULL &&
+		sx_scopes_has(reading->later, row->scopes, row->scope_nulls);
+}
+
 typedef struct Lookup
 {
 	Reading    *reading;
 	Key		  **keys;
 	bool	   *done;
+	bool	   *later;			/* not done: a later round may load it */
 } Lookup;
 
 static bool
@@ -595,6 +637,11 @@ take_looked_up(void *arg, SxRow *row)
 	/* 'a' = 'A' may hold, but a client tells them apart */
 	if (!same)
 		return true;
+	if (row->selected && is_allowed(reading, row) && comes_later(reading, row))
+	{
+		lookup->later[row->ord] = true;
+		return true;
+	}
 	if (!row->selected || !is_allowed(reading, row))
 	{
 		if (perhaps_there(key) && reading->scan != NULL &&
@@ -629,6 +676,7 @@ look_up(Reading *reading, List *keys, SxTakeRow take, Lookup *lookup)
 	lookup->reading = reading;
 	lookup->keys = palloc(sizeof(Key *) * n);
 	lookup->done = palloc0(sizeof(bool) * n);
+	lookup->later = palloc0(sizeof(bool) * n);
 	tids = palloc(sizeof(ItemPointer) * n);
 	foreach(cell, keys)
 	{
@@ -641,6 +689,18 @@ look_up(Reading *reading, List *keys, SxTakeRow take, Lookup *lookup)
 	sx_rows_lookup(reading->table, reading->filter, reading->params, n, values,
 				   tids, take, lookup);
 	return values;
+}
+
+/* The key is gone from where it was; the answer keeps a place for that. */
+static void
+leave(Reading *reading, Key *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(reading->answer);
+
+	key->state = KEY_LEFT;
+	reading->left = lappend(reading->left, key);
+	reading->told++;
+	MemoryContextSwitchTo(old);
 }
 
 /* Looks the pending keys up and tells what has to be told. */
@@ -671,6 +731,11 @@ resolve(Reading *reading)
 			(!was_there(reading, key) ||
 			 (is_own(reading, key) && key->own_delete)))
 			continue;
+		if (lookup.later[i])
+		{
+			leave(reading, key);
+			continue;
+		}
 		key->state = KEY_TOLD;
 		tell_remove(reading, values[i]);
 	}
@@ -748,9 +813,9 @@ gather(Reading *reading, const SxPosition *began, SxPosition *next)
 	{
 		Key		   *key = find_key(reading, item->key, true);
 
-		if (key->state == KEY_TOLD)
+		if (key->state == KEY_TOLD || key->state == KEY_LEFT)
 		{
-			/* the row that was told may hold this change, too */
+			/* the row that is told may hold this change, too */
 			note_xid(reading, item->position.xid);
 			continue;
 		}
@@ -873,10 +938,12 @@ take_loaded(void *arg, SxRow *row)
 	/* a view that has no document for the row does not select it */
 	if (reading->excluded != NIL || remember)
 		key = find_key(reading, row->key, remember);
+	if (row->selected && key != NULL && key->state == KEY_LEFT)
+		reading->told--;
 	if (row->selected && (key == NULL || reading->after_reset ||
 						  reading->granting || !is_excluded(key, row)))
 		tell_upsert(reading, row);
-	if (remember)
+	if (remember && (row->selected || key->state != KEY_LEFT))
 		key->state = KEY_TOLD;
 	if (max_rows > 0)
 	{
@@ -1025,6 +1092,8 @@ tell_forgets(Reading *reading, const SxScopes *scopes, const SxPosition *from,
 		next->keys = sx_textform_print(table->nscopes, table->scopes,
 									   sx_scopes_at(scopes, place));
 	}
+	reading->forgotten = reading->forgotten == NULL ? scopes :
+		sx_scopes_union(reading->forgotten, scopes);
 	return true;
 }
 
@@ -1061,9 +1130,11 @@ tell_rights(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 	SxPosition	start = {.phase = SX_PHASE_FORGET};
 	SxGrants   *grants;
 
+	reading->later = NULL;
 	if (reading->rights == NULL || !reading->access->is_table ||
 		sx_rights_touched(reading->rights)->n == 0)
 		return true;
+	reading->later = sx_rights_touched_later(reading->rights, target);
 	if (from != NULL && from->kind != SX_POSITION_NONE)
 	{
 		if (from->phase == SX_PHASE_ENTRIES)
@@ -1074,8 +1145,10 @@ tell_rights(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 	start.xid = target != NULL ? 0 : reading->own;
 
 	reading->flush_all = true;
-	grants = sx_rights_round(reading->rights, seen, target, reading->own,
+	grants = sx_rights_round(reading->rights, seen, target, reading->later,
 							 reading->may_hold_more);
+	if (reading->forgotten != NULL)
+		grants->forget = sx_scopes_without(grants->forget, reading->forgotten);
 	if (start.phase == SX_PHASE_FORGET &&
 		!tell_forgets(reading, grants->forget, &start, next))
 		return false;

@@ -77,8 +77,9 @@ typedef struct SxCursor
 	TimeLineID	timeline;
 	XLogRecPtr	lsn;
 	uint64		question;		/* what it is bound to; 0: anything */
-	uint64		rights;			/* of the user: by a view a hash, by a table the
-								 * reader's transaction if it changed them */
+	uint64		rights;			/* of the user: by a view a hash; by a table 1
+								 * where what was granted since may have been
+								 * shown already */
 	SxSnapshot	seen;
 	bool		has_target;		/* a page: it goes on to this snapshot */
 	SxSnapshot	target;

@@ -105,3 +105,14 @@ sx_scopes_without(const SxScopes *a, const SxScopes *b)
 	}
 	return rest;
 }
+
+SxScopes *
+sx_scopes_union(const SxScopes *a, const SxScopes *b)
+{
+	int			width = a->table->nscopes;
+	Datum	   *values = palloc(sizeof(Datum) * (Size) Max((a->n + b->n) * width, 1));
+
+	memcpy(values, a->values, sizeof(Datum) * a->n * width);
+	memcpy(values + a->n * width, b->values, sizeof(Datum) * b->n * width);
+	return sx_scopes_make(a->table, a->n + b->n, values);
+}

@@ -47,4 +47,7 @@ extern SxScopes *sx_scopes_make(SxTable *table, int n, Datum *values);
 /* Those of "a" that are not in "b". In the current memory context. */
 extern SxScopes *sx_scopes_without(const SxScopes *a, const SxScopes *b);
 
+/* Those of either. In the current memory context. */
+extern SxScopes *sx_scopes_union(const SxScopes *a, const SxScopes *b);
+
 #endif							/* SYNC_EXT_SCOPES_H */
