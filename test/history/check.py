@@ -31,6 +31,7 @@ import psycopg2  # noqa: E402
 
 import crash  # noqa: E402
 import named  # noqa: E402
+import named_rights  # noqa: E402,F401  (more of them)
 from client import Client, Wrong  # noqa: E402
 from engine import Extension, Model  # noqa: E402
 from pg import Broken, Cluster, Scheduler, Server  # noqa: E402

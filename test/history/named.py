@@ -5,6 +5,7 @@ Every case makes its own tables, and drops them.
 
 import inspect
 import json
+import os
 import time
 import traceback
 
@@ -27,12 +28,12 @@ def case(function):
 class Device(Keeper):
     """One client with one question, which pulls when it is told to."""
 
-    def __init__(self, case, table, filter=None, params=(), name=None):
+    def __init__(self, case, table, filter=None, params=(), name=None, user=None):
         self.case = case
         self.world = case.world
         self.name = name or "device"
         self.client = name
-        self.sub = Sub(table, Filter(filter, params))
+        self.sub = Sub(table, Filter(filter, params), case.rights.get(table.name), user)
         self.last = None
 
     @property
@@ -62,17 +63,23 @@ class Device(Keeper):
         self.last = rows
         if reset is True and rows[0][0] != "reset":
             self.wrong(sub, "no reset: %r" % rows[:3])
-        op = self.apply(sub, rows, exclude, max_rows, True, first)
+        op = self.apply(sub, rows, exclude, max_rows, True, first, truth)
         if op == "up-to-date":
             self.compare(sub, truth)
         return op
 
+    def short(self):
+        """The last page: [(op, first key column)], and what is forgotten by its first column."""
+        columns = {"forget": self.sub.table.scope}
+        return [(r[0], r[1][columns.get(r[0], self.sub.table.key)[0]] if r[1] else None)
+                for r in self.last[:-1]]
+
     def pull(self, session=None, max_rows=None, **kw):
-        """Until up to date; gives [(op, first key column)] of all pages."""
+        """Until up to date; gives the same of all pages."""
         done = []
         while True:
             op = self.page(session, max_rows, **kw)
-            done += [(r[0], r[1][self.sub.table.key[0]] if r[1] else None) for r in self.last[:-1]]
+            done += self.short()
             kw = {k: v for k, v in kw.items() if k == "exclude"}
             if op == "up-to-date":
                 return done
@@ -87,6 +94,7 @@ class Case:
         self.sessions = []
         self.main = self.session("main")
         self.tables = []
+        self.rights = {}
 
     def session(self, name="session"):
         session = Session(self.server, name)
@@ -111,8 +119,8 @@ class Case:
         self.sql("SELECT sync.track(%s%s)" % (quote(name), args))
         return table
 
-    def device(self, table, filter=None, params=(), name=None):
-        return Device(self, table, filter, params, name)
+    def device(self, table, filter=None, params=(), name=None, user=None):
+        return Device(self, table, filter, params, name, user)
 
     def equal(self, have, want, what):
         if have != want:
@@ -141,6 +149,10 @@ class Case:
     def close(self):
         for session in self.sessions:
             session.close()
+
+
+def as_client(t, name, sql):
+    t.sql("BEGIN; SET LOCAL sync.client = %s; %s; COMMIT" % (quote(name), sql))
 
 
 def notes(t, name="note", **options):
@@ -711,10 +723,6 @@ def exclude_after_a_marker(t):
 
 
 # ----------------------------------------------------------------------------------- own updates
-
-
-def as_client(t, name, sql):
-    t.sql("BEGIN; SET LOCAL sync.client = %s; %s; COMMIT" % (quote(name), sql))
 
 
 @case
@@ -1346,7 +1354,8 @@ def run(server, args, tally):
 
 def line_of(error):
     """Where in this file it happened."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == __file__]
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)
+             if "named" in os.path.basename(f.filename)]
     return lines[0] if not lines or len(lines) == 1 else lines[1]
 
 
