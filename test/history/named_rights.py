@@ -673,6 +673,68 @@ def a_grant_taken_back_in_its_pages(t):
 
 
 @case
+def granted_twice_between_pages(t):
+    """While the rows of a gained scope are sent in pages, another row gives the same scope: the user
+    has it all along by the first, and it is still to be sent."""
+    for own in (False, True):
+        table = notes(t, scope=["company"])
+        members(t, columns="id int, company int, user_id int", key="id")
+        t.sql("INSERT INTO note (id, company) VALUES (1, 1), (11, 2), (12, 2), (13, 2);"
+              " INSERT INTO member VALUES (1, 1, 1)")
+        device = t.device(table, user="1")
+        device.pull()
+        t.sql("INSERT INTO member VALUES (2, 2, 1)")
+        if own:
+            t.sql("BEGIN; INSERT INTO member VALUES (3, 2, 1)")
+            device.pull(reset=False)
+            t.equal(device.keys(), [1, 11, 12, 13], "in the transaction that grants again")
+            t.sql("COMMIT")
+            device.pull(reset=False)
+        else:
+            device.page(max_rows=1)
+            t.sql("INSERT INTO member VALUES (3, 2, 1)")
+            device.page(max_rows=1)
+            t.sql("DELETE FROM member WHERE id = 2; INSERT INTO member VALUES (4, 2, 1)")
+            device.pull(max_rows=1, reset=False)
+        t.equal(device.keys(), [1, 11, 12, 13], "keys")
+        t.equal(device.pull(reset=False), [], "quiet")
+        t.sql("DROP TABLE note, member")
+
+
+@case
+def moved_to_what_the_next_round_grants(t):
+    """The remove of where a row was is needless where the row comes with a later grant, and due
+    where the page ends before that."""
+    for max_rows, revoked in ((None, False), (1, False), (2, False), (1, True), (2, True)):
+        table, device = company(t)
+        t.sql("UPDATE note SET n = n + 1")
+        device.page(max_rows=1)
+        t.sql("INSERT INTO member VALUES (2, 1); UPDATE note SET company = 2 WHERE company = 1")
+        device.page(max_rows=max_rows)
+        if revoked:
+            t.sql("DELETE FROM member WHERE company = 2")
+        device.pull(max_rows=max_rows, reset=False)
+        t.equal(device.keys(), [] if revoked else [1, 2, 11, 12], "keys")
+        t.sql("DROP TABLE note, member")
+
+
+@case
+def forgotten_in_pages(t):
+    """Who keeps a time may hold rows of what was granted since: all of those scopes are forgotten
+    first, also where the page ends among them."""
+    _, device = many(t, 3)
+    time.sleep(1.1)
+    t.sql("UPDATE note SET n = 1")
+    t.sql("INSERT INTO member VALUES (2, 1), (3, 1)")
+    device.pull()
+    kept = device.last[-1][3]
+    t.sql("DELETE FROM note WHERE id IN (201, 301)")
+    device.page(max_rows=1, since=quote(kept), reset=False)
+    device.pull(max_rows=1, reset=False)
+    t.equal([k for k in device.keys() if k in (201, 301)], [], "the deleted rows")
+
+
+@case
 def a_cut_transaction_tells_no_more(t):
     """A page ends in the midst of a transaction, in which a key passes through the user's scope."""
     _, device = company(t)
