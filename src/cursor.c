@@ -580,7 +580,8 @@ sx_snapshot_of(Snapshot snapshot)
 	SxSnapshot *result = palloc(sizeof(SxSnapshot));
 	bool		standby = snapshot->takenDuringRecovery;
 	uint32		ntop = standby ? 0 : snapshot->xcnt;
-	uint32		nsub = Max(snapshot->subxcnt, 0);
+	/* a copy leaves subxip out where too many of them ran, but not the count */
+	uint32		nsub = snapshot->subxip == NULL ? 0 : Max(snapshot->subxcnt, 0);
 	uint64		own = sx_own_xid();
 	int			n = 0;
 

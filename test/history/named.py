@@ -270,6 +270,26 @@ def subtransactions(t):
 
 
 @case
+def more_subtransactions_than_a_snapshot_lists(t):
+    """Some run with few of them, one with more than anybody remembers, and others read meanwhile."""
+    table = notes(t)
+    device = t.device(table)
+    device.pull()
+    running = [t.session("writer%d" % n) for n in range(5)]
+    for n, session in enumerate(running):
+        session.sql("BEGIN; DO $$ BEGIN FOR i IN 1..%d LOOP BEGIN INSERT INTO note (id)"
+                    " VALUES (%d + i); EXCEPTION WHEN others THEN RAISE; END; END LOOP; END $$" % (
+                        80 if n == 2 else 3, 100 * n))
+        device.pull(reset=False)
+    t.sql("INSERT INTO note (id) VALUES (1000)")
+    t.equal(device.pull(reset=False), [("upsert", 1000)], "beside them")
+    for session in running:
+        session.sql("COMMIT")
+        device.pull(reset=False)
+    t.equal(len(device.keys()), 93, "keys")
+
+
+@case
 def another_question(t):
     """What a cursor passed over was never examined for another domain, filter or parameter."""
     a = notes(t, "note_a", scope=["company"])
