@@ -34,6 +34,7 @@
 #include "access/subtrans.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "lib/qunique.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqformat.h"
 #include "port/pg_crc32c.h"
@@ -541,18 +542,18 @@ compare_xids(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* The first place in xip that is not below xid. */
+/* The first place that is not below xid. */
 static int
-lower_bound(const SxSnapshot *snapshot, uint64 xid)
+lower_bound(const uint64 *xids, int n, uint64 xid)
 {
 	int			low = 0;
-	int			high = snapshot->nxip;
+	int			high = n;
 
 	while (low < high)
 	{
 		int			middle = (low + high) / 2;
 
-		if (snapshot->xip[middle] < xid)
+		if (xids[middle] < xid)
 			low = middle + 1;
 		else
 			high = middle;
@@ -561,41 +562,44 @@ lower_bound(const SxSnapshot *snapshot, uint64 xid)
 }
 
 static bool
-in_xip(const SxSnapshot *snapshot, uint64 xid)
+is_among(const uint64 *xids, int n, uint64 xid)
 {
-	int			place = lower_bound(snapshot, xid);
+	int			place = lower_bound(xids, n, xid);
 
-	return place < snapshot->nxip && snapshot->xip[place] == xid;
+	return place < n && xids[place] == xid;
 }
 
 bool
 sx_snapshot_has(const SxSnapshot *snapshot, uint64 xid)
 {
-	return xid < snapshot->xmax && !in_xip(snapshot, xid);
+	return xid < snapshot->xmax &&
+		!is_among(snapshot->xip, snapshot->nxip, xid) &&
+		!is_among(snapshot->sub, snapshot->nsub, xid);
+}
+
+/* Sorts, and leaves repetitions out; returns how many are left. */
+static int
+sort_xids(uint64 *xids, int n)
+{
+	qsort(xids, n, sizeof(uint64), compare_xids);
+	return (int) qunique(xids, n, sizeof(uint64), compare_xids);
 }
 
 SxSnapshot *
 sx_snapshot_of(Snapshot snapshot)
 {
-	SxSnapshot *result = palloc(sizeof(SxSnapshot));
+	SxSnapshot *result = palloc0(sizeof(SxSnapshot));
 	bool		standby = snapshot->takenDuringRecovery;
 	uint32		ntop = standby ? 0 : snapshot->xcnt;
 	/* a copy leaves subxip out where too many of them ran, but not the count */
 	uint32		nsub = snapshot->subxip == NULL ? 0 : Max(snapshot->subxcnt, 0);
+	uint64	   *sub = palloc(sizeof(uint64) * (nsub + 1));
 	uint64		own = sx_own_xid();
-	int			n = 0;
 
 	result->xmax = sx_full_xid(snapshot->xmax);
-	result->xip = palloc(sizeof(uint64) * (ntop + nsub + 1));
-
-	/*
-	 * On a standby all running transactions are in subxip, mixed with
-	 * subtransactions, whatever pg_current_snapshot() says. On a primary
-	 * subxip is added so that such a standby, which cannot tell the ones from
-	 * the others, finds all that it sees running in the cursor.
-	 */
+	result->xip = palloc(sizeof(uint64) * (ntop + 1));
 	for (uint32 i = 0; i < ntop; i++)
-		result->xip[n++] = sx_full_xid(snapshot->xip[i]);
+		result->xip[result->nxip++] = sx_full_xid(snapshot->xip[i]);
 	for (uint32 i = 0; i < nsub; i++)
 	{
 		TransactionId xid = snapshot->subxip[i];
@@ -603,33 +607,46 @@ sx_snapshot_of(Snapshot snapshot)
 		if (standby && snapshot->suboverflowed &&
 			TransactionIdFollowsOrEquals(xid, TransactionXmin))
 			xid = SubTransGetTopmostTransaction(xid);
-		result->xip[n++] = sx_full_xid(xid);
+		sub[i] = sx_full_xid(xid);
+	}
+	/*
+	 * On a standby all running transactions are in subxip, mixed with
+	 * subtransactions, whatever pg_current_snapshot() says.
+	 */
+	if (standby)
+	{
+		result->xip = sub;
+		result->nxip = sort_xids(sub, nsub);
+		return result;
 	}
 	if (own != 0 && own < result->xmax)
-		result->xip[n++] = own;
-
-	qsort(result->xip, n, sizeof(uint64), compare_xids);
-	result->nxip = 0;
-	for (int i = 0; i < n; i++)
-		if (i == 0 || result->xip[i] != result->xip[i - 1])
-			result->xip[result->nxip++] = result->xip[i];
+		result->xip[result->nxip++] = own;
+	result->nxip = sort_xids(result->xip, result->nxip);
+	result->sub = sub;
+	result->nsub = sort_xids(sub, nsub);
 	return result;
 }
 
 SxSnapshot *
 sx_snapshot_below(const SxSnapshot *snapshot, uint64 xmax)
 {
-	SxSnapshot *result = palloc(sizeof(SxSnapshot));
+	SxSnapshot *result = palloc0(sizeof(SxSnapshot));
+	int			ntop;
+	int			nsub;
 
 	result->xmax = Min(xmax, snapshot->xmax);
-	result->nxip = lower_bound(snapshot, result->xmax);
+	ntop = lower_bound(snapshot->xip, snapshot->nxip, result->xmax);
+	nsub = lower_bound(snapshot->sub, snapshot->nsub, result->xmax);
+	result->xip = palloc(sizeof(uint64) * Max(ntop + nsub, 1));
+	memcpy(result->xip, snapshot->xip, sizeof(uint64) * ntop);
+	if (nsub > 0)
+		memcpy(result->xip + ntop, snapshot->sub, sizeof(uint64) * nsub);
+	result->nxip = sort_xids(result->xip, ntop + nsub);
 	if (result->nxip > MAX_XIP)
 	{
 		result->nxip = MAX_XIP;
-		result->xmax = snapshot->xip[MAX_XIP];
+		result->xmax = result->xip[MAX_XIP];
 	}
-	result->xip = palloc(sizeof(uint64) * Max(result->nxip, 1));
-	memcpy(result->xip, snapshot->xip, sizeof(uint64) * result->nxip);
 	return result;
 }
 
@@ -639,7 +656,7 @@ sx_snapshot_contains(const SxSnapshot *outer, const SxSnapshot *inner)
 	if (inner->xmax > outer->xmax)
 		return false;
 	for (int i = 0; i < outer->nxip && outer->xip[i] < inner->xmax; i++)
-		if (!in_xip(inner, outer->xip[i]))
+		if (!is_among(inner->xip, inner->nxip, outer->xip[i]))
 			return false;
 	return true;
 }

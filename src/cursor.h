@@ -20,12 +20,18 @@
  * A set of transactions: all top-level ones below xmax but those in xip,
  * which is sorted. xip may hold subtransactions too, which harm nobody: no
  * log entry carries one.
+ *
+ * A standby cannot tell the ones from the others, so a cursor must name the
+ * subtransactions that run, too. The set of a primary's snapshot has them
+ * apart: a cursor need not, where PostgreSQL had lost count of them.
  */
 typedef struct SxSnapshot
 {
 	uint64		xmax;
 	int			nxip;
 	uint64	   *xip;
+	int			nsub;
+	uint64	   *sub;			/* sorted, like xip */
 } SxSnapshot;
 
 typedef enum SxPositionKind

@@ -36,7 +36,7 @@ PG_FUNCTION_INFO_V1(sync_ext_cursor_time);
 static bool
 has_seen(const SxSnapshot *seen, HeapTuple tick, TupleDesc desc, uint64 newest)
 {
-	SxSnapshot	then;
+	SxSnapshot	then = {0};
 	ArrayType  *running;
 	bool		isnull;
 

@@ -93,7 +93,7 @@ sx_tick_newest(Snapshot snapshot, TimestampTz *at)
 static SxSnapshot *
 snapshot_of_slot(TupleTableSlot *slot)
 {
-	SxSnapshot *result = palloc(sizeof(SxSnapshot));
+	SxSnapshot *result = palloc0(sizeof(SxSnapshot));
 	bool		isnull;
 	ArrayType  *array;
 

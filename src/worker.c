@@ -480,8 +480,9 @@ copy_for_next_round(const SxSnapshot *snapshot)
 
 	MemoryContextReset(worker.next_context);
 	old = MemoryContextSwitchTo(worker.next_context);
-	copy = palloc(sizeof(SxSnapshot));
-	*copy = *snapshot;
+	copy = palloc0(sizeof(SxSnapshot));
+	copy->xmax = snapshot->xmax;
+	copy->nxip = snapshot->nxip;
 	copy->xip = palloc(sizeof(uint64) * Max(snapshot->nxip, 1));
 	memcpy(copy->xip, snapshot->xip, sizeof(uint64) * snapshot->nxip);
 	MemoryContextSwitchTo(old);

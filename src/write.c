@@ -251,7 +251,7 @@ begin_changed(SxWriter *writer, SxTable *table, Snapshot snapshot,
 		changed->all = sx_validity_of_log(table, seen, snapshot, now,
 										  sx_own_xid()) != NULL;
 	}
-	changed->upto = palloc(sizeof(SxSnapshot));
+	changed->upto = palloc0(sizeof(SxSnapshot));
 	*changed->upto = *seen;
 	memset(&control, 0, sizeof(control));
 	control.keysize = sizeof(uint64);
