@@ -20,6 +20,12 @@
  * Where rows may share a key for a while, by a deferrable constraint, nothing
  * is concluded, and the remove is sent. One too many harms nobody.
  *
+ * A page may begin in the midst of a transaction. What it passed over is looked
+ * up again for the keys that it could make a difference to: those whose row is
+ * not selected, and only where the transaction has both enters and other
+ * entries before and after the cut. (So the pages of a bulk load or a bulk
+ * deletion need it never.)
+ *
  * Pages. A page that max_rows cuts gives a cursor with what the client has
  * seen (c), the target T, which is what S saw when the first page was made,
  * and a position between the two. The next page goes on from there, with rows
@@ -106,6 +112,15 @@ typedef enum KeyState
 	KEY_TOLD					/* in the answer */
 } KeyState;
 
+/* What one transaction did to a key, in one part of the log. */
+typedef struct Run
+{
+	uint64		xid;			/* 0: nothing */
+	uint32		scan;
+	int			net;
+	bool		entered_first;
+} Run;
+
 /* What is known of a key in the answer being made. */
 typedef struct Key
 {
@@ -124,12 +139,11 @@ typedef struct Key
 	/* membership before, by the transactions that are complete ... */
 	bool		was_there;
 	bool		perhaps_there;
-	/* ... and the one whose entries are being read */
-	uint64		run_xid;
-	uint32		run_scan;
-	int			run_net;
-	bool		run_entered_first;
-	bool		run_partial;	/* the page began in its midst */
+	Run			run;			/* ... and the one whose entries are being read */
+	Run			cut;			/* the one in whose midst the page began ... */
+	Run			passed;			/* ... and what it did before that */
+	bool		wants_passed;	/* that is to be looked up */
+	bool		cut_is_whole;	/* that is in "cut", too */
 } Key;
 
 typedef struct Reading
@@ -166,6 +180,9 @@ typedef struct Reading
 	int64		examined;
 
 	SxLogScan  *scan;
+	SxPosition	began;			/* where in the log this page began, if there */
+	SxPosition	last;			/* the transaction of the last entry, and what
+								 * of it was passed */
 	TupleTableSlot *scope_row;
 	SxDurable	durable;		/* transactions that were examined */
 	bool		flush_all;		/* rows may be newer than those */
@@ -538,20 +555,30 @@ is_excluded(Key *key, SxRow *row)
 /* ---- looking up ---- */
 
 static bool
+run_was_there(const Run *run)
+{
+	return run->xid != 0 &&
+		(run->net < 0 || (run->net == 0 && !run->entered_first));
+}
+
+static bool
+run_perhaps_there(const Run *run)
+{
+	return run->xid != 0 && run->net == 0 && run->entered_first;
+}
+
+static bool
 was_there(Reading *reading, Key *key)
 {
-	if (key->was_there || reading->table->key_deferrable || key->run_partial)
-		return true;
-	if (key->run_xid == 0 || key->run_net > 0)
-		return false;
-	return key->run_net < 0 || !key->run_entered_first;
+	return key->was_there || reading->table->key_deferrable ||
+		run_was_there(&key->run) || run_was_there(&key->cut);
 }
 
 static bool
 perhaps_there(Key *key)
 {
-	return key->perhaps_there ||
-		(key->run_xid != 0 && key->run_net == 0 && key->run_entered_first);
+	return key->perhaps_there || run_perhaps_there(&key->run) ||
+		run_perhaps_there(&key->cut);
 }
 
 /*
@@ -564,7 +591,7 @@ static bool
 is_own(Reading *reading, Key *key)
 {
 	return reading->request->client != NULL && !key->foreign &&
-		!key->entered && key->run_xid != 0 &&
+		!key->entered && (key->run.xid != 0 || key->cut.xid != 0) &&
 		!reading->policies->residual &&
 		(reading->filter == NULL || !reading->filter->residual);
 }
@@ -595,6 +622,7 @@ typedef struct Lookup
 	Key		  **keys;
 	bool	   *done;
 	bool	   *later;			/* not done: a later round may load it */
+	bool	   *in_scope;		/* not done: the row is where the log is read */
 } Lookup;
 
 static bool
@@ -644,9 +672,9 @@ take_looked_up(void *arg, SxRow *row)
 	}
 	if (!row->selected || !is_allowed(reading, row))
 	{
-		if (perhaps_there(key) && reading->scan != NULL &&
-			row_in_scope(reading, row))
-			key->was_there = true;
+		if (reading->scan != NULL &&
+			(perhaps_there(key) || key->cut.xid != 0))
+			lookup->in_scope[row->ord] = row_in_scope(reading, row);
 		return true;
 	}
 	lookup->done[row->ord] = true;
@@ -677,6 +705,7 @@ look_up(Reading *reading, List *keys, SxTakeRow take, Lookup *lookup)
 	lookup->keys = palloc(sizeof(Key *) * n);
 	lookup->done = palloc0(sizeof(bool) * n);
 	lookup->later = palloc0(sizeof(bool) * n);
+	lookup->in_scope = palloc0(sizeof(bool) * n);
 	tids = palloc(sizeof(ItemPointer) * n);
 	foreach(cell, keys)
 	{
@@ -689,6 +718,97 @@ look_up(Reading *reading, List *keys, SxTakeRow take, Lookup *lookup)
 	sx_rows_lookup(reading->table, reading->filter, reading->params, n, values,
 				   tids, take, lookup);
 	return values;
+}
+
+/*
+ * Whether what was passed over of a transaction may say something else of the
+ * key than what was seen of it.
+ */
+static bool
+is_undecided(Reading *reading, Key *key)
+{
+	uint32		other = key->cut.entered_first ? SX_PASSED_OTHERS :
+		SX_PASSED_ENTERS;
+
+	return key->cut.xid != 0 && !key->cut_is_whole &&
+		(reading->began.passed & other) != 0;
+}
+
+static void
+count_run(Run *run, const SxLogItem *item)
+{
+	bool		enters = item->op == SX_OP_INSERT || item->op == SX_OP_ENTER;
+	bool		leaves = item->op == SX_OP_DELETE || item->op == SX_OP_LEAVE;
+
+	if (run->xid == 0)
+	{
+		run->xid = item->position.xid;
+		run->scan = item->position.scan;
+		run->entered_first = enters;
+	}
+	run->net += enters ? 1 : leaves ? -1 : 0;
+}
+
+static bool
+is_before_cut(Reading *reading, const SxPosition *position)
+{
+	const SxPosition *began = &reading->began;
+
+	return position->scan == began->scan && position->xid == began->xid &&
+		(position->seq < began->seq ||
+		 (position->seq == began->seq && position->item < began->item));
+}
+
+/* Reads what the page has passed over of the transaction that it cuts. */
+static void
+read_passed(Reading *reading, List *keys)
+{
+	SxPosition	start = {.kind = SX_POSITION_LOG};
+	SxLogItem  *item;
+	ListCell   *cell;
+
+	start.scan = reading->began.scan;
+	start.xid = reading->began.xid;
+	sx_logscan_own(reading->scan, start.xid, &start);
+	while ((item = sx_logscan_next(reading->scan)) != NULL &&
+		   is_before_cut(reading, &item->position))
+	{
+		Key		   *key = find_key(reading, item->key, false);
+
+		if (key != NULL && key->wants_passed)
+			count_run(&key->passed, item);
+	}
+	foreach(cell, keys)
+	{
+		Key		   *key = lfirst(cell);
+
+		key->wants_passed = false;
+		key->cut_is_whole = true;
+		if (key->passed.xid == 0)
+			continue;
+		key->cut.net += key->passed.net;
+		key->cut.entered_first = key->passed.entered_first;
+	}
+}
+
+/* Of the keys that were looked up and are not selected. */
+static void
+decide_cut(Reading *reading, Lookup *lookup, int n)
+{
+	List	   *keys = NIL;
+
+	for (int i = 0; i < n; i++)
+	{
+		Key		   *key = lookup->keys[i];
+
+		if (lookup->done[i] || key->excluded || key->was_there ||
+			run_was_there(&key->run) || !is_undecided(reading, key))
+			continue;
+		key->wants_passed = true;
+		keys = lappend(keys, key);
+	}
+	if (keys != NIL)
+		read_passed(reading, keys);
 }
 
 /* The key is gone from where it was; the answer keeps a place for that. */
@@ -719,6 +839,7 @@ resolve(Reading *reading)
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	values = look_up(reading, reading->pending, take_looked_up, &lookup);
+	decide_cut(reading, &lookup, n);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -726,6 +847,8 @@ resolve(Reading *reading)
 
 		if (lookup.done[i])
 			continue;
+		if (lookup.in_scope[i] && perhaps_there(key))
+			key->was_there = true;
 		key->state = KEY_SILENT;
 		if (!key->excluded &&
 			(!was_there(reading, key) ||
@@ -747,9 +870,16 @@ resolve(Reading *reading)
 
 /* ---- gathering keys from the log ---- */
 
+/* Whether the page began in the midst of this transaction. */
+static bool
+is_cut(Reading *reading, const SxPosition *position)
+{
+	return reading->began.passed != 0 && position->xid == reading->began.xid &&
+		position->scan == reading->began.scan;
+}
+
 static void
-count_entry(Reading *reading, Key *key, SxLogItem *item,
-			const SxPosition *from)
+count_entry(Reading *reading, Key *key, SxLogItem *item)
 {
 	const char *client = reading->request->client;
 	bool		enters = item->op == SX_OP_INSERT || item->op == SX_OP_ENTER;
@@ -759,21 +889,22 @@ count_entry(Reading *reading, Key *key, SxLogItem *item,
 	bool		own = client != NULL && item->origin != NULL &&
 		strcmp(item->origin, client) == 0;
 
-	if (key->run_xid != item->position.xid ||
-		key->run_scan != item->position.scan)
+	if (is_cut(reading, &item->position))
+		count_run(&key->cut, item);
+	else
 	{
-		key->was_there = was_there(reading, key);
-		key->perhaps_there = perhaps_there(key);
-		key->run_xid = item->position.xid;
-		key->run_scan = item->position.scan;
-		key->run_net = 0;
-		key->run_entered_first = enters;
-		key->run_partial = from != NULL && from->kind != SX_POSITION_NONE &&
-			from->xid == item->position.xid && from->scan == item->position.scan;
+		if (key->run.xid != item->position.xid ||
+			key->run.scan != item->position.scan)
+		{
+			key->was_there = key->was_there || run_was_there(&key->run);
+			key->perhaps_there = key->perhaps_there ||
+				run_perhaps_there(&key->run);
+			memset(&key->run, 0, sizeof(Run));
+		}
+		count_run(&key->run, item);
 	}
 	if (ItemPointerIsValid(&item->tid))
 		key->tid = item->tid;
-	key->run_net += enters ? 1 : leaves ? -1 : 0;
 	key->foreign = key->foreign || !own;
 	key->entered = key->entered || item->op == SX_OP_ENTER;
 	/* it may have left where a revocation keeps the log from being read */
@@ -795,12 +926,27 @@ examined_bound(int max_rows)
 	return Max((int64) EXAMINED_AT_LEAST, (int64) max_rows * EXAMINED_PER_ROW);
 }
 
+static void
+note_passed(Reading *reading, const SxLogItem *item)
+{
+	SxPosition *last = &reading->last;
+
+	if (last->xid != item->position.xid || last->scan != item->position.scan)
+	{
+		last->xid = item->position.xid;
+		last->scan = item->position.scan;
+		last->passed = 0;
+	}
+	last->passed |= item->op == SX_OP_INSERT || item->op == SX_OP_ENTER ?
+		SX_PASSED_ENTERS : SX_PASSED_OTHERS;
+}
+
 /*
  * Collects pending keys from the scan, as many as there is room for. "next" is
- * where to go on, "began" where this page began.
+ * where to go on.
  */
 static GatherResult
-gather(Reading *reading, const SxPosition *began, SxPosition *next)
+gather(Reading *reading, SxPosition *next)
 {
 	int			max_rows = reading->request->max_rows;
 	int			room = max_rows == 0 ? LOOKUP_BATCH :
@@ -817,18 +963,22 @@ gather(Reading *reading, const SxPosition *began, SxPosition *next)
 		{
 			/* the row that is told may hold this change, too */
 			note_xid(reading, item->position.xid);
+			note_passed(reading, item);
 			continue;
 		}
 		if ((key->state != KEY_PENDING && npending >= room) ||
 			(max_rows > 0 && reading->examined >= examined_bound(max_rows)))
 		{
 			*next = item->position;
+			next->passed = next->xid == reading->last.xid &&
+				next->scan == reading->last.scan ? reading->last.passed : 0;
 			return reading->examined >= examined_bound(max_rows) &&
 				max_rows > 0 ? GATHER_CUT : GATHER_BATCH;
 		}
 		reading->examined++;
 		note_xid(reading, item->position.xid);
-		count_entry(reading, key, item, began);
+		note_passed(reading, item);
+		count_entry(reading, key, item);
 		if (key->state == KEY_PENDING)
 			continue;
 		key->state = KEY_PENDING;
@@ -876,6 +1026,7 @@ find_scope(Reading *reading, SxPosition *position)
 	position->xid = 0;
 	position->seq = 0;
 	position->item = 0;
+	position->passed = 0;
 }
 
 /*
@@ -886,15 +1037,15 @@ static bool
 read_log(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 		 const SxPosition *from, SxPosition *next)
 {
-	SxPosition	began = {0};
 	SxPosition	position = {0};
 
 	if (from != NULL && from->kind != SX_POSITION_NONE)
 	{
 		position = *from;
 		find_scope(reading, &position);
-		began = position;
 	}
+	reading->began = position;
+	reading->last = position;
 	for (;;)
 	{
 		GatherResult result;
@@ -903,7 +1054,7 @@ read_log(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 			sx_logscan_between(reading->scan, seen, target, &position);
 		else
 			sx_logscan_own(reading->scan, reading->own, &position);
-		result = gather(reading, &began, &position);
+		result = gather(reading, &position);
 		resolve(reading);
 		if (result == GATHER_END)
 			return true;

@@ -51,7 +51,7 @@
 #include "sync_ext.h"
 #include "cursor.h"
 
-#define CURSOR_VERSION 2
+#define CURSOR_VERSION 3
 
 #define FLAG_TIME		0x01
 #define FLAG_TARGET		0x02
@@ -109,6 +109,7 @@ put_position(StringInfo buf, const SxPosition *position)
 	put_uint(buf, position->xid);
 	put_uint(buf, (uint32) position->seq);
 	put_uint(buf, position->item);
+	put_uint(buf, position->passed);
 	put_uint(buf, position->nkeys);
 	for (int i = 0; i < position->nkeys; i++)
 	{
@@ -249,6 +250,8 @@ get_position(Reader *reader, SxPosition *position)
 	position->xid = get_uint(reader);
 	position->seq = get_count(reader, PG_INT32_MAX);
 	position->item = (uint32) get_count(reader, PG_INT32_MAX);
+	position->passed = (uint32) get_count(reader, SX_PASSED_ENTERS |
+										  SX_PASSED_OTHERS);
 	position->nkeys = get_count(reader, MAX_POSITION_KEYS);
 	position->keys = palloc0(sizeof(char *) * Max(position->nkeys, 1));
 	for (int i = 0; i < position->nkeys && !reader->broken; i++)

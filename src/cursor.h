@@ -51,6 +51,10 @@ typedef enum SxPhase
 	SX_PHASE_GRANTED			/* rows of scopes that were gained */
 } SxPhase;
 
+/* What a position has passed already of the transaction that it cuts. */
+#define SX_PASSED_ENTERS	1
+#define SX_PASSED_OTHERS	2
+
 /* Where a page was cut. */
 typedef struct SxPosition
 {
@@ -64,6 +68,8 @@ typedef struct SxPosition
 	int32		seq;
 	uint32		item;			/* and the key in the entry; LOAD: how many of
 								 * the keys in exclude were looked at */
+	uint32		passed;			/* ENTRIES: SX_PASSED_ what of the same scan and
+								 * transaction */
 
 	/*
 	 * As text, none so far where nkeys is 0. LOAD, GRANTED: the last key that

@@ -54,7 +54,7 @@ extern void sx_logscan_between(SxLogScan *scan, const SxSnapshot *seen,
 							   const SxSnapshot *target,
 							   const SxPosition *from);
 
-/* The same for the entries of one transaction, the reader's own. */
+/* The same for the entries of one transaction. */
 extern void sx_logscan_own(SxLogScan *scan, uint64 xid,
 						   const SxPosition *from);
 

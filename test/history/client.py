@@ -209,7 +209,7 @@ class Keeper:
         for op, key, _, _, _ in rows:
             if op == "remove":
                 name = sub.table.key_of(key)
-                if name not in kept and not witness.could_read(sub, name, sub.known, sub.paging):
+                if name not in kept and not witness.could_read(sub, name, sub.known):
                     self.wrong(sub, "%s is removed, which it never was allowed to see: %r" % (
                         name, rows))
                 self.world.count("removals that were allowed")

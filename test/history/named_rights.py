@@ -745,6 +745,28 @@ def a_cut_transaction_tells_no_more(t):
         raise Wrong("a key that the user never could read: %r" % done)
 
 
+@case
+def a_cut_transaction_says_what_a_whole_one_does(t):
+    """Wherever a page ends in a transaction, its keys are removed that were there before it, and
+    only those: came and went, left and came back, changed and left, swapped, deleted and inserted."""
+    for max_rows in (None, 1, 2, 3, 4, 7):
+        table, device = company(t)
+        t.sql("INSERT INTO note (id, company) SELECT i, 1 FROM generate_series(3, 8) i")
+        device.pull()
+        t.sql("BEGIN; INSERT INTO note (id, company) VALUES (101, 1), (102, 1), (103, 1), (104, 3);"
+              " UPDATE note SET n = 5 WHERE id IN (3, 4, 5); UPDATE note SET company = 1 WHERE id IN"
+              " (11, 12, 104); UPDATE note SET company = 2 WHERE id IN (1, 3, 103, 11);"
+              " UPDATE note SET company = 1 WHERE id = 1; DELETE FROM note WHERE id IN (2, 4, 12, 102);"
+              " INSERT INTO note (id, company) VALUES (102, 1), (2, 1); UPDATE note SET id = 109"
+              " WHERE id = 5; UPDATE note SET company = 3 WHERE id IN (1, 2, 6, 102, 104);"
+              " DELETE FROM note WHERE id IN (7, 101); COMMIT")
+        t.sql("UPDATE note SET n = 6; INSERT INTO note (id, company) VALUES (110, 1);"
+              " DELETE FROM note WHERE id = 110")
+        removed = {r[1] for r in device.pull(max_rows=max_rows, reset=False) if r[0] == "remove"}
+        t.equal(sorted(removed - {110}), [1, 2, 3, 4, 5, 6, 7], "removed in pages of %s" % max_rows)
+        t.sql("DROP TABLE note, member")
+
+
 # --------------------------------------------------------------------------- what ends and begins
 
 

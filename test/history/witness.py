@@ -56,7 +56,6 @@ class Witness:
     def __init__(self, tables):
         self.tables = {t.name: t for t in tables}
         self.spans = {t.name: {} for t in tables}
-        self.passing = {t.name: {} for t in tables}     # what came and went in one transaction
         self.time = 0
         self.blind = set()          # tables with rows that came and went unseen
         self.snapshot = "1:1:"
@@ -82,14 +81,14 @@ class Witness:
         spans = self.spans[rel]
         if was is None and now is None:
             for key in list(spans):
-                self.end(rel, key, xid)
+                self.end(spans, key, xid)
             return
         table = self.tables[rel]
         if was is not None and now is not None:
             if self.says(table, was) == self.says(table, now):
                 return
         if was is not None:
-            self.end(rel, table.key_of(was), xid)
+            self.end(spans, table.key_of(was), xid)
         if now is not None:
             spans.setdefault(table.key_of(now), []).append(
                 Span(self.says(table, now), self.time, xid))
@@ -98,11 +97,11 @@ class Witness:
     def says(table, row):
         return {c: row.get(c) for c in table.key + table.scope}
 
-    def end(self, rel, key, xid):
-        of_key = self.spans[rel].get(key)
+    def end(self, spans, key, xid):
+        of_key = spans.get(key)
         if of_key and of_key[-1].ended is NEVER:
             if of_key[-1].begun_by == xid:
-                self.passing[rel].setdefault(key, []).append(of_key.pop())
+                of_key.pop()            # came and went in one transaction
             else:
                 of_key[-1].ended, of_key[-1].ended_by = self.time, xid
 
@@ -123,10 +122,9 @@ class Witness:
     def of_table(self, name):
         return (span for spans in self.spans[name].values() for span in spans)
 
-    def could_read(self, sub, key, since, cut=False):
+    def could_read(self, sub, key, since):
         """Whether there was a committed state after `since' in which the row was there and the
-        user had the right to it.  cut: the answer may begin in the midst of a transaction, and
-        cannot tell a key that came and went in that from one that left."""
+        user had the right to it."""
         if sub.table.name in self.blind:
             return True
         for span in self.spans[sub.table.name].get(key, ()):
@@ -134,10 +132,7 @@ class Witness:
                 continue
             if sub.user is None or self.had(sub, span.row, since, span):
                 return True
-        return cut and any(
-            span.begun > since and sub.policy_allows(span.row)
-            and (sub.user is None or self.had(sub, span.row, since))
-            for span in self.passing[sub.table.name].get(key, ()))
+        return False
 
     def had(self, sub, scope, since, during=None):
         """Whether the user had the scope in a committed state after `since'."""
