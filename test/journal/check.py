@@ -2,7 +2,8 @@
 """Random devices on two journals, one of actions and one that is opaque.
 
 Devices make actions, go offline, send what they made (again and again, since answers get lost, and transactions roll
-back), come back by cursor, by time, by ids or with nothing, in pages, make snapshots, combine and trim, all at once.
+back), come back by cursor, by time, by the cursor of who was woken, by ids or with nothing, in pages, are woken, make
+snapshots, combine and trim, all at once.
 
   check.py [--seed N] [--seconds N] [--runs N] [--devices N]
   check.py --mutant NAME         with a fault: has to fail
@@ -17,6 +18,7 @@ What is checked, against what was stored in fact:
   known for sure only when all is over, so devices write down what they held, and this is compared in the end: so what
   was visible at a time was final.
 - a snapshot holds the actions that it claims.
+- a device that sync.affected() does not name since its last look has missed nothing but what it stored itself.
 - an id was stored once; each time that it was sent again, it was a duplicate, with its first time.
 - times grow from call to call, and the entries of a call share theirs.
 - when all is quiet, every device holds everything that anybody ever stored.
@@ -43,7 +45,16 @@ import psycopg2.extensions
 from psycopg2 import errors
 
 DATABASE = "sync_journal"
-MUTANTS = ["own-time", "clock", "forgetful"]
+MUTANTS = ["own-time", "clock", "forgetful", "late", "deaf", "twice", "new-id", "short"]
+
+# own-time   a device takes the time of what it stored for its place
+# clock      or the clock's, as people do without a journal
+# forgetful  ids that were combined or trimmed away are forgotten by the server
+# late       an entry is stored without holding the stream
+# deaf       a device did not subscribe to one of the streams
+# twice      actions count twice where an entry was combined
+# new-id     what is sent again after a lost answer gets another id
+# short      a snapshot lacks an action
 
 RETRY = (errors.SerializationFailure, errors.DeadlockDetected)
 
@@ -115,6 +126,8 @@ class Truth:
 class Copy:
     """What a device has of one stream, kept by the procedure that the README documents."""
 
+    twice = False                               # a mutant
+
     def __init__(self, stream, opaque):
         self.stream, self.opaque = stream, opaque
         self.cursor = self.time = None
@@ -142,6 +155,8 @@ class Copy:
 
     def actions(self):
         """All of them, in order, each once."""
+        if Copy.twice:
+            return list(self.state) + [a for _, _, actions in sorted(self.entries.values(), key=lambda e: e[:2]) for a in actions]
         every = dict.fromkeys(self.state)
         for _, _, actions in sorted(self.entries.values(), key=lambda e: e[:2]):
             every.update(dict.fromkeys(actions))
@@ -158,6 +173,14 @@ class Device(threading.Thread):
         self.copies = [Copy("actions", False), Copy("opaque", True)]
         self.conn = connect()
         self.stats = run.stats
+        self.woken = None                       # the cursor of the last look
+        with self.conn.cursor() as cur:
+            cur.execute("SELECT set_config('sync.client', %s, false), sync.connect(%s, 'user', 'web', %s)",
+                        [name, name, ["sync.entries"] if run.count % 2 and name == "d0" else []])
+            for copy in self.copies:
+                if not (self.mutant == "deaf" and copy.opaque):
+                    cur.execute("SELECT sync.subscribe(%s, 'sync.entries', jsonb_build_object('stream', %s::text))", [name, copy.stream])
+        self.conn.commit()
 
     # ---- sending ----
 
@@ -230,6 +253,10 @@ class Device(threading.Thread):
         self.stats["sent"] += 1
         if rnd.random() < 0.25:
             self.stats["answers lost"] += 1
+            if self.mutant == "new-id":
+                for p in batch:
+                    if p in copy.pending:
+                        p[0] += "'"
             return
         times = {name: at for name, at, _ in answers}
         for p in copy.pending:
@@ -265,13 +292,15 @@ class Device(threading.Thread):
 
     def come_back(self, copy):
         rnd = self.random
-        how = rnd.choice(["cursor", "cursor", "cursor", "time", "nothing", "missing"])
+        how = rnd.choice(["cursor", "cursor", "cursor", "time", "nothing", "missing", "woken"])
         if how == "nothing":
             copy.reset()
         pages = rnd.choice([None, None, 1, 7, 100])
         columns = "kind, id, at, data, bytes, cursor::text"
         for _ in range(100000):
             with self.conn.cursor() as cur:
+                if how == "woken":
+                    cur.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
                 if how == "missing":
                     have = list(copy.entries) + ([copy.snapshot[0]] if copy.snapshot else [])
                     cur.execute(f"SELECT {columns} FROM sync.missing(%s, %s::text[], %s)", [copy.stream, have, pages])
@@ -285,6 +314,10 @@ class Device(threading.Thread):
                 if self.mutant == "clock":
                     cur.execute("SELECT clock_timestamp()")
                     clock = cur.fetchone()[0]
+                if how == "woken" and rows[-1][0] == "up-to-date":
+                    # of the same snapshot, a place in every stream
+                    cur.execute("SELECT sync.current_cursor()::text")
+                    rows[-1] = rows[-1][:5] + cur.fetchone()
             self.conn.commit()
             done = self.receive(copy, rows)
             if done:
@@ -302,6 +335,35 @@ class Device(threading.Thread):
         self.conn.commit()
         copy.cursor, copy.time = None, min(clock, newest or clock)
 
+    def look(self):
+        """Asks whether there is anything to fetch, and fetches in the same snapshot whatever the answer is."""
+        rnd = self.random
+        with self.conn.cursor() as cur:
+            cur.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            cur.execute("SELECT client, domain, cursor::text FROM sync.affected(%s::sync.cursor, 'web')", [self.woken])
+            rows = cur.fetchall()
+            named = any(client == self.name for client, _, _ in rows)
+            known = self.woken is not None
+            self.woken = rows[-1][2]
+            for copy in self.copies:
+                held = set(copy.actions()) | {a for p in copy.pending for a in p[1]}
+                fresh = copy.cursor is not None
+                done = False
+                while not done:
+                    cur.execute("SELECT kind, id, at, data, bytes, cursor::text FROM sync.entries(%s, %s::sync.cursor, max_rows => %s)",
+                                [copy.stream, copy.cursor, rnd.choice([None, 10])])
+                    answer = cur.fetchall()
+                    done = self.receive(copy, answer)
+                    if known and fresh and not named:
+                        if any(row[0] == "snapshot" for row in answer):
+                            raise Wrong("a snapshot for a device that was not woken")
+                        missed = [a for a in copy.actions() if a not in held and not a.startswith(self.name + "/")]
+                        if missed:
+                            raise Wrong(f"not woken for {missed[:5]} in {copy.stream}")
+                self.truth.held.append((self.name, copy.stream, copy.time, copy.actions()))
+            cur.execute("COMMIT")
+        self.stats["woken" if named else "not woken"] += 1
+
     # ---- compacting ----
 
     def compact(self, copy):
@@ -312,10 +374,11 @@ class Device(threading.Thread):
             try:
                 if what == "snapshot" and copy.time and copy.time != copy.snapshot_time():
                     state = [copy.stream, copy.time]
+                    actions = copy.actions()[self.mutant == "short":]
                     if copy.opaque:
-                        cur.execute("SELECT sync.snapshot(%s, %s, bytes => %s)", state + [psycopg2.Binary(self.hide(copy.actions()))])
+                        cur.execute("SELECT sync.snapshot(%s, %s, bytes => %s)", state + [psycopg2.Binary(self.hide(actions))])
                     else:
-                        cur.execute("SELECT sync.snapshot(%s, %s, %s)", state + [json.dumps(copy.actions())])
+                        cur.execute("SELECT sync.snapshot(%s, %s, %s)", state + [json.dumps(actions)])
                 elif what == "combine" and not copy.opaque:
                     cur.execute("SELECT sync.combine(s, at) FROM (SELECT %s AS s, at FROM sync.entries(%s) WHERE kind = 'entry' "
                                 "ORDER BY random() LIMIT 1) x", [copy.stream, copy.stream])
@@ -337,7 +400,29 @@ class Device(threading.Thread):
 
     def step(self):
         copy = self.random.choice(self.copies)
-        self.random.choices([self.make, self.send, self.come_back, self.compact], [3, 6, 4, 1])[0](copy)
+        if self.random.random() < 0.15:
+            self.look()
+        elif self.mutant == "late" and not copy.opaque and self.random.random() < 0.1:
+            self.store_late(copy)
+        else:
+            self.random.choices([self.make, self.send, self.come_back, self.compact], [3, 6, 4, 1])[0](copy)
+
+    def store_late(self, copy):
+        self.made += 1
+        name = f"{self.name}/{self.made}"
+        with self.conn.cursor() as cur:
+            try:
+                cur.execute("INSERT INTO sync.entry (stream_id, ord, at, xid, hash, id, data) "
+                            "SELECT id, 0, date_trunc('milliseconds', clock_timestamp()), '0', sha256(%s), %s, %s "
+                            "FROM sync.streams WHERE stream = %s RETURNING at",
+                            [psycopg2.Binary(name.encode()), name, json.dumps([{"id": f"{name}.0"}]), copy.stream])
+            except errors.UniqueViolation:      # somebody has that time
+                self.conn.rollback()
+                return
+            at = cur.fetchone()[0]
+        time.sleep(0.02)
+        self.conn.commit()
+        self.truth.stored(copy.stream, [(name, at, "stored")], {name: [f"{name}.0"]})
 
     def settle(self, sending):
         for copy in self.copies:
@@ -391,6 +476,7 @@ class Run:
 
     def go(self):
         self.fresh()
+        Copy.twice = self.mutant == "twice"
         devices = [Device(f"d{n}", self, self.seed) for n in range(self.count)]
         self.until = time.time() + self.seconds
         try:
