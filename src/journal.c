@@ -349,47 +349,45 @@ sx_journal_lock(SxStream *stream)
 
 /* ---- entries ---- */
 
-static bool
-last_time_of(Oid heap, Oid index, AttrNumber attribute, int32 stream_id,
-			 Snapshot snapshot, TimestampTz *at)
+bool
+sx_journal_last_snapshot(int32 stream_id, Snapshot snapshot, TimestampTz *upto)
 {
+	const SxCatalog *catalog = sx_catalog_get();
 	SxProbe		probe;
 	ScanKeyData key;
 	TupleTableSlot *slot;
 	bool		isnull;
 
 	sx_probe_stream_key(&key, stream_id);
-	sx_probe_open(&probe, heap, index, snapshot, 1);
+	sx_probe_open(&probe, catalog->stream_snapshot,
+				  catalog->stream_snapshot_by_time, snapshot, 1);
 	slot = sx_probe_first(&probe, &key, BackwardScanDirection);
 	if (slot != NULL)
-		*at = DatumGetTimestampTz(slot_getattr(slot, attribute, &isnull));
+		*upto = DatumGetTimestampTz(slot_getattr(slot,
+												 Anum_stream_snapshot_upto,
+												 &isnull));
 	sx_probe_close(&probe);
 	return slot != NULL;
 }
 
 bool
-sx_journal_last_snapshot(int32 stream_id, Snapshot snapshot, TimestampTz *upto)
+sx_journal_has_come_to(int32 stream_id, Snapshot snapshot, TimestampTz at)
 {
 	const SxCatalog *catalog = sx_catalog_get();
+	SxProbe		probe;
+	ScanKeyData keys[2];
+	bool		found;
+	TimestampTz upto;
 
-	return last_time_of(catalog->stream_snapshot,
-						catalog->stream_snapshot_by_time,
-						Anum_stream_snapshot_upto, stream_id, snapshot, upto);
-}
-
-bool
-sx_journal_last_time(int32 stream_id, Snapshot snapshot, TimestampTz *at)
-{
-	const SxCatalog *catalog = sx_catalog_get();
-
-	/*
-	 * A snapshot is as late as an entry that there was, and entries go only
-	 * together with all before them: so where there are any, the last one is
-	 * as late as the last snapshot.
-	 */
-	return last_time_of(catalog->entry, catalog->entry_by_time, Anum_entry_at,
-						stream_id, snapshot, at) ||
-		sx_journal_last_snapshot(stream_id, snapshot, at);
+	sx_probe_stream_key(&keys[0], stream_id);
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE,
+				TimestampTzGetDatum(at));
+	sx_probe_open(&probe, catalog->entry, catalog->entry_by_time, snapshot, 2);
+	found = sx_probe_first(&probe, keys, ForwardScanDirection) != NULL;
+	sx_probe_close(&probe);
+	/* where entries were trimmed away, a snapshot goes as far */
+	return found ||
+		(sx_journal_last_snapshot(stream_id, snapshot, &upto) && upto >= at);
 }
 
 void

@@ -25,6 +25,9 @@
  */
 #define SX_JOURNAL_MAX_ENTRY (16 * 1024 * 1024)
 
+/* A call has at most this many entries, for the same reason. */
+#define SX_JOURNAL_MAX_CALL 1000000
+
 /* Ids that begin so are made here. */
 #define SX_JOURNAL_OWN_IDS	"sync:"
 
@@ -67,12 +70,9 @@ extern void sx_journal_lock(SxStream *stream);
  */
 extern void sx_journal_forget_streams(void);
 
-/*
- * Whether the stream has an entry or a snapshot; then the time of the last
- * one, in this snapshot.
- */
-extern bool sx_journal_last_time(int32 stream_id, Snapshot snapshot,
-								 TimestampTz *at);
+/* Whether the stream has come to a time: has an entry that is not earlier. */
+extern bool sx_journal_has_come_to(int32 stream_id, Snapshot snapshot,
+								   TimestampTz at);
 
 /* Whether it has a snapshot; then up to which time the latest goes. */
 extern bool sx_journal_last_snapshot(int32 stream_id, Snapshot snapshot,

@@ -734,6 +734,20 @@ begin_call(FunctionCallInfo fcinfo, Call *call, bool opaque,
 }
 
 static void
+set_count(Call *call, int n)
+{
+	if (n > SX_JOURNAL_MAX_CALL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many entries in one call"),
+				 errdetail("There are %d, and %d are the most.", n,
+						   SX_JOURNAL_MAX_CALL),
+				 errhint("Store them in several calls.")));
+	call->n = n;
+	call->sent = palloc0(sizeof(Sent) * Max(n, 1));
+}
+
+static void
 finish_call(FunctionCallInfo fcinfo, Call *call)
 {
 	sx_journal_lock(&call->stream);
@@ -759,8 +773,7 @@ sync_ext_append(PG_FUNCTION_ARGS)
 		malformed("malformed entries", entries == NULL ? "They are null." :
 				  "They are not an array.",
 				  "Give entries as [{\"id\": \"...\", \"actions\": [...]}, ...].");
-	call.n = JB_ROOT_COUNT(entries);
-	call.sent = palloc0(sizeof(Sent) * Max(call.n, 1));
+	set_count(&call, JB_ROOT_COUNT(entries));
 	iterator = JsonbIteratorInit(&entries->root);
 	while ((token = JsonbIteratorNext(&iterator, &element, true)) != WJB_DONE)
 	{
@@ -795,6 +808,7 @@ sync_ext_put(PG_FUNCTION_ARGS)
 	Datum	   *data;
 	bool	   *id_nulls;
 	bool	   *data_nulls;
+	int			n;
 	int			ndata;
 
 	begin_call(fcinfo, &call, true, "sync.put()");
@@ -807,16 +821,16 @@ sync_ext_put(PG_FUNCTION_ARGS)
 	id_array = PG_GETARG_ARRAYTYPE_P(1);
 	data_array = PG_GETARG_ARRAYTYPE_P(2);
 	deconstruct_array(id_array, TEXTOID, -1, false, TYPALIGN_INT, &ids,
-					  &id_nulls, &call.n);
+					  &id_nulls, &n);
 	deconstruct_array(data_array, BYTEAOID, -1, false, TYPALIGN_INT, &data,
 					  &data_nulls, &ndata);
-	if (call.n != ndata || ARR_NDIM(id_array) > 1 || ARR_NDIM(data_array) > 1)
+	if (n != ndata || ARR_NDIM(id_array) > 1 || ARR_NDIM(data_array) > 1)
 		malformed("ids and data must be two lists of the same length",
-				  psprintf("There are %d ids and %d elements of data.", call.n,
+				  psprintf("There are %d ids and %d elements of data.", n,
 						   ndata),
 				  "Give an id and bytes for each entry.");
-	call.sent = palloc0(sizeof(Sent) * Max(call.n, 1));
-	for (int i = 0; i < call.n; i++)
+	set_count(&call, n);
+	for (int i = 0; i < n; i++)
 	{
 		if (id_nulls[i])
 			no_nulls("ids", i);

@@ -185,6 +185,8 @@ count_call(Gathering *gathering, SxProbe *probe, int32 stream_id,
 		add_key(gathering, stream,
 				TextDatumGetCString(slot_getattr(slot, Anum_entry_id,
 												 &isnull)));
+		if (!gathering->with_keys)
+			return count_call(gathering, probe, stream_id, at, stream);
 	}
 	return count;
 }

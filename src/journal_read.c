@@ -454,16 +454,18 @@ static const Reset *
 find_place(Reading *reading, const SxCursor *cursor)
 {
 	const Reset *reset;
-	TimestampTz last = DT_NOBEGIN;
+	TimestampTz place;
 
-	(void) sx_journal_last_time(reading->stream.id, reading->snapshot, &last);
 	if (cursor->is_time)
 	{
-		if (cursor->time > last && RecoveryInProgress())
-			retry("This standby does not know the time yet.",
-				  "Ask again later, or ask the primary.");
-		if (cursor->time > last)
+		if (!sx_journal_has_come_to(reading->stream.id, reading->snapshot,
+									cursor->time))
+		{
+			if (RecoveryInProgress())
+				retry("This standby does not know the time yet.",
+					  "Ask again later, or ask the primary.");
 			return &unknown_time;
+		}
 		reading->place = cursor->time;
 		return NULL;
 	}
@@ -480,9 +482,11 @@ find_place(Reading *reading, const SxCursor *cursor)
 		cursor->position.kind != SX_POSITION_STREAM)
 		return &other_question;
 	/* nothing that is the stream's goes without leaving its time */
-	if ((TimestampTz) cursor->position.xid > last)
+	place = (TimestampTz) cursor->position.xid;
+	if (place != DT_NOBEGIN &&
+		!sx_journal_has_come_to(reading->stream.id, reading->snapshot, place))
 		retry_snapshot();
-	reading->place = (TimestampTz) cursor->position.xid;
+	reading->place = place;
 	return NULL;
 }
 

@@ -1,7 +1,7 @@
 \set ECHO none
 \i test/setup.sql
 -- What journals refuse, and what their tables do.
-SELECT plan(87);
+SELECT plan(88);
 CREATE SCHEMA t;
 SET search_path = t, public;
 SELECT sync.create_stream('a', 'actions');
@@ -48,6 +48,7 @@ SELECT helper.refused($$ SELECT sync.put('o', '{x}', '{NULL}') $$, '22004', '1',
 SELECT helper.refused($$ SELECT sync.put('o', NULL, '{}') $$, '22004', '', 'no ids');
 SELECT helper.refused($$ SELECT sync.put('o', ARRAY[repeat('x', 256)], '{"\\x01"}') $$, '22023', '256', 'an id that is too long');
 SELECT helper.refused($$ SELECT sync.put('o', '{{x},{y}}', '{{"\\x01"},{"\\x02"}}') $$, '22023', '', 'more dimensions');
+SELECT helper.refused($$ SELECT sync.put('o', array_fill('x'::text, ARRAY[1000001]), array_fill('\x00'::bytea, ARRAY[1000001])) $$, '54000', '1000001', 'more entries than a call may have');
 SELECT lives_ok($$ SELECT sync.put('o', ARRAY[repeat('x', 255)], '{""}') $$, 'a long id, and no bytes at all');
 
 -- reading
