@@ -116,6 +116,17 @@ like($s->query(q{SELECT sync.describe('doc') ->> 'type'}), qr/^object$/, 'and de
 like($s->query(q{SELECT sync.current_cursor()}), qr/^c/, 'and current_cursor');
 like($s->query(q{SELECT modified_at FROM sync.changes('doc') WHERE op = 'up-to-date'}), qr/^\d{4}-/, 'with the primary\'s time');
 
+# comparing whole copies
+my $held = q{'{"domains": {"doc": {"rows": [{"key": {"id": 424242}}]}}}'};
+my $found = $s->query(qq{SELECT concat_ws(' ', jsonb_array_length(d -> 'upsert') = (SELECT count(*) FROM doc), d -> 'remove', d ->> 'cursor') FROM (SELECT sync.reconcile($held) #> '{domains,doc}' AS d) x});
+like($found, qr/^t \[\{"id": 424242\}\] c\S+$/, 'reconcile, where the client changed nothing');
+my $reconciled = $client->copy;
+($reconciled->{cursor}) = $found =~ /(\S+)$/;
+is($reconciled->sync, '', 'its cursor goes on there');
+is($reconciled->sync(node => $primary), '', 'and on the primary');
+is($s->query(q{SELECT sync.reconcile('{"domains": {"doc": {"rows": [{"key": {"id": 1}, "deleted_at": "2026-01-01T00:00:00Z"}]}}}')}), 'ERROR 25006', 'but nothing is written');
+is($s->query(q{SELECT (SELECT f::text FROM sync.fingerprint('doc') f)}), $primary->safe_psql('postgres', q{SELECT f::text FROM sync.fingerprint('doc') f}), 'and fingerprint');
+
 # resets and pruning arrive
 $primary->safe_psql('postgres', 'TRUNCATE doc');
 caught_up();
