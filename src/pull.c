@@ -152,7 +152,8 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 
 	sx_request_check_members(object, path, known);
 	request.domain = domain;
-	if (since == NULL && session != NULL)
+	/* an explicit null asks for everything, as ever */
+	if (session != NULL && !sx_request_has(object, "since"))
 		since = session->last_sync;
 	if (since != NULL)
 		request.since = DatumGetByteaPP(

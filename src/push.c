@@ -188,7 +188,7 @@ read_request(Push *push, JsonbContainer *request)
 	{
 		sx_session_get(&session, push->session_id, push->client, push->user_id);
 		push->client = session.client;
-		if (since == NULL)
+		if (!sx_request_has(request, "since"))
 			since = session.last_sync;
 	}
 

@@ -44,6 +44,17 @@ sx_request_member(JsonbContainer *object, const char *name)
 	return value == NULL || value->type == jbvNull ? NULL : value;
 }
 
+bool
+sx_request_has(JsonbContainer *object, const char *name)
+{
+	JsonbValue	key;
+
+	key.type = jbvString;
+	key.val.string.val = unconstify(char *, name);
+	key.val.string.len = strlen(name);
+	return findJsonbValueFromContainer(object, JB_FOBJECT, &key) != NULL;
+}
+
 /* The place of a name in a list, or -1. */
 static int
 place_of(const JsonbValue *name, const char *const *known)

@@ -24,6 +24,9 @@ extern char *sx_request_path(const char *path, const char *name);
 /* A member of an object; NULL where it is not there, and where it is null. */
 extern JsonbValue *sx_request_member(JsonbContainer *object, const char *name);
 
+/* Whether an object has a member of this name, be it null. */
+extern bool sx_request_has(JsonbContainer *object, const char *name);
+
 /*
  * Takes an object apart: values[i] is the member known[i], of type jbvNull
  * where it is not there. False where it has a member that is not in the list,

@@ -167,6 +167,17 @@ SELECT is((SELECT jsonb_agg(e -> 'v') FROM jsonb_array_elements(:'p'::jsonb #> '
 SELECT is(:'p'::jsonb #>> '{domains,line,state}', 'up-to-date', 'and a domain without users in the same pull');
 SELECT is((SELECT jsonb_agg(e -> 'v') FROM jsonb_array_elements(push(:'s2', '[]', '{"pull": {"domains": {"paper": {}}}}') #> '{pull,domains,paper,upsert}') e), '["hers"]', 'also inside a push');
 SELECT helper.refused(format('SELECT push(%L, %L, %L)', :'s2', '[]', '{"pull": {"user_id": "bob", "domains": {}}}'), '42501', 'bob', 'nobody else');
+UPDATE orders SET title = title;
+SELECT is(sync.pull(jsonb_build_object('session', :'s2', 'domains', '{"plot": {}}'::jsonb)) #> '{domains,plot,upsert}', '[]', 'what was there before the last session is not sent again');
+SELECT is(jsonb_array_length(sync.pull(jsonb_build_object('session', :'s2', 'domains', '{"plot": {"since": null}}'::jsonb)) #> '{domains,plot,upsert}'), 2, 'unless since is null: a domain that was not loaded yet');
+SELECT is(jsonb_array_length(push(:'s2', '[]', '{"pull": {"domains": {"plot": {"since": null}}}}') #> '{pull,domains,plot,upsert}'), 2, 'also inside a push');
+SELECT sync.end_session(:'s2', sync.current_cursor()) \gset
+SELECT b.session AS s2 FROM sync.begin_session('laptop', 'ann') b \gset
+SELECT is(short(push(:'s2', jsonb_build_array(jsonb_build_object('op', 'update', 'domain', 'orders', 'key', (SELECT jsonb_build_object('id', id) FROM orders WHERE title = 'theirs'), 'data', '{"title": "mine"}'::jsonb))::text)), 'applied', 'nobody changed it in the window');
+UPDATE orders SET title = 'theirs' WHERE title = 'mine';
+SELECT is(short(push(:'s2', jsonb_build_array(jsonb_build_object('op', 'update', 'domain', 'orders', 'key', (SELECT jsonb_build_object('id', id) FROM orders WHERE title = 'theirs'), 'data', '{"title": "mine"}'::jsonb))::text)), 'conflict', 'now somebody has');
+SELECT is(short(push(:'s2', jsonb_build_array(jsonb_build_object('op', 'update', 'domain', 'orders', 'key', (SELECT jsonb_build_object('id', id) FROM orders WHERE title = 'theirs'), 'data', '{"title": "mine"}'::jsonb))::text, '{"since": null}')), 'applied', 'and with since null nothing is known of the row');
+UPDATE orders SET title = 'theirs' WHERE title = 'mine';
 SELECT sync.forget_client('laptop') \gset
 DROP TABLE paper, member;
 
