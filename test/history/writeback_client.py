@@ -117,6 +117,7 @@ class Client(Actor):
         self.finishing = False
         self.finished = False
         self.calls = 0
+        self.again = False          # a reconcile whose answer was lost is repeated before anything else
         self.fragile = False        # what is under way may be cut off
         self.stale = set()          # domains to be loaded anew
         self.aside = set()          # rows that a reconcile left to be sent: not known as they are
@@ -143,6 +144,8 @@ class Client(Actor):
         self.load_anew()
         if self.finished or self.world.stopping and not self.finishing:
             return None
+        if self.again:
+            return self.live(self.reconcile)
         if self.finishing:
             return self.finish()
         what = self.rnd.random()
@@ -262,9 +265,9 @@ class Client(Actor):
                 if column not in table.key and rnd.random() < 0.2:
                     m.data[column] = self.reference(other)
             if m.op == "upsert":
-                for column in row:
-                    if column not in ("modified_at", "loud", "lines", "deleted_at"):
-                        m.data.setdefault(column, row[column])
+                m.data.update({c: token for c in table.texts})
+                for column in table.key + table.scope + list(table.references):
+                    m.data.setdefault(column, row[column])
         if m is None:
             return None
         self.found(m)
@@ -599,17 +602,21 @@ class Client(Actor):
     def unheard(self):
         return [m for m in self.outbox if m.sent]
 
+    def unsure(self):
+        """Whether the server may have applied what this client does not know of."""
+        return any(m.sent or m.reconciles for m in self.outbox)
+
     def pull(self):
         session = not self.first()
         request = self.base_request(session)
         if self.names_itself:
             request["client"] = self.name
         request["domains"] = self.questions(session)
-        strict = self.rnd.random() < 0.3 and not self.unheard()
+        strict = self.rnd.random() < 0.3 and not self.unsure()
         answer, truth = yield from self.call("pull", "pull(r)", request,
                                              "REPEATABLE READ" if strict else None, compare=strict)
         self.take_pull(answer)
-        if truth and not any(c.more for c in self.copies.values()) and not self.unheard():
+        if truth and not any(c.more for c in self.copies.values()) and not self.unsure():
             self.compare(truth, "after a pull")
 
     def take_pull(self, answer):
@@ -703,7 +710,7 @@ class Client(Actor):
         self.settle(results)
         if inside:
             self.take_pull(answer["pull"])
-            if truth and not any(c.more for c in self.copies.values()) and not self.unheard():
+            if truth and not any(c.more for c in self.copies.values()) and not self.unsure():
                 self.compare(truth, "after a push with a pull inside")
 
     # sessions
@@ -810,6 +817,7 @@ class Client(Actor):
         strict = not dry and rnd.random() < 0.5
 
         def before(name):
+            self.again = True
             for m in folded:
                 m.reconciles += 1
 
@@ -819,6 +827,7 @@ class Client(Actor):
         if dry:
             self.world.count("dry runs")
             return
+        self.again = False
         self.world.count("reconciled")
         send = set()
         for name, part in answer["domains"].items():
@@ -880,7 +889,5 @@ class Client(Actor):
             self.wrong("does not come home: %r %r" % (self.outbox, [
                 (c.table.name, c.more, c.told) for c in self.copies.values() if c.more or c.told]))
         if self.rnd.random() < 0.3:
-            for copy in self.copies.values():
-                copy.cursor = None
             yield from self.reconcile_all()
         self.finished = True

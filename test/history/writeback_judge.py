@@ -61,6 +61,7 @@ class Judge:
                         entries = self.by_token.setdefault(token, [])
                         if entry not in entries:
                             entries.append(entry)
+        self.author = {}            # client, by transaction
         self.last_sync = {}         # of each session
         self.direct = set()         # (xid, domain, key): what mutations wrote, not only triggers
         self.answers = {}           # mutation: [(call, request, its JSON, result)]
@@ -78,6 +79,7 @@ class Judge:
     def judge(self):
         for call in self.calls:
             name, client, kind, request, answer, xid = call
+            self.author[xid] = client
             if kind == "begin":
                 self.last_sync[answer["session"]] = answer["last_sync"]
             if kind == "reconcile":
@@ -178,7 +180,7 @@ class Judge:
         for entry in history:
             if entry.new is not None and base is not None and millis(entry.new["modified_at"]) == millis(base):
                 return True
-            if entry.client != client:
+            if entry.client != client and self.author.get(entry.xid) != client:
                 return False
             row = entry.new or entry.old
             if entry.depth == 1 and (entry.xid, entry.table.name, entry.table.name_of(row)) in self.direct:
@@ -301,13 +303,15 @@ class Judge:
         """The final version of the row, and the row itself where it is told."""
         name = m.table.name_of(result["key"])
         entries = [e for e in self.by_row.get((m.table.name, name), ()) if e.xid == call[5]]
-        if not entries:
+        while entries and entries[-1].client is None:
+            entries.pop()           # done after the push, when the transaction ended
+        if not entries or m.op == "delete":
             return
         last = entries[-1].new
         if last is not None and m.table.name_of(last) != name:
             return
         if last is None:
-            if m.op != "delete" and "modified_at" in result:
+            if "modified_at" in result:
                 self.wrong(m, "it says %r of a row that is gone" % result, entries[-1])
         elif result.get("modified_at") is not None and millis(result["modified_at"]) != millis(last["modified_at"]):
             self.wrong(m, "the row's version is another: %r" % result, entries[-1])
@@ -407,6 +411,8 @@ class Judge:
                 continue
             rows = self.by_row.get((domain, key), ())
             of_call = [e for e in rows if e.xid == xid]
+            if of_call and of_call[-1].old is not None and BY_NAME[domain].name_of(of_call[-1].old) != key:
+                continue            # another row moved there when it was gone
             if of_call and of_call[-1].new is not None and BY_NAME[domain].name_of(of_call[-1].new) == key:
                 table = BY_NAME[domain]
                 if not (table.deleted_at and of_call[-1].new.get(table.deleted_at)):
