@@ -404,7 +404,14 @@ class Client(Actor):
                 if lossy and fate < 0.1:
                     yield "ROLLBACK"
                     raise Lost("rolled back")
-                yield "COMMIT"
+                try:
+                    yield "COMMIT"
+                except psycopg2.Error as error:
+                    # a deferred foreign key, whose row somebody else deleted after the push
+                    if error.pgcode != "23503":
+                        raise
+                    self.world.count("commits that failed")
+                    raise Lost("at the commit")
         except Lost:
             raise
         except psycopg2.Error:
@@ -883,7 +890,7 @@ class Client(Actor):
             except psycopg2.Error as error:
                 if error.pgcode == "42704":
                     self.session_id = None
-                elif error.pgcode not in ("40001", "40P01"):
+                elif error.pgcode not in ("40001", "40P01", None):
                     raise
         else:
             self.wrong("does not come home: %r %r" % (self.outbox, [
