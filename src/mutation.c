@@ -413,7 +413,7 @@ populate(Converter *converter, Jsonb *object, SxValues *row,
 	result = FunctionCallInvoke(fcinfo);
 
 	(void) MemoryContextSwitchTo(context);
-	tuple.t_len = HeapTupleHeaderGetDatumLength(DatumGetPointer(result));
+	tuple.t_len = HeapTupleHeaderGetDatumLength(DatumGetHeapTupleHeader(result));
 	ItemPointerSetInvalid(&tuple.t_self);
 	tuple.t_tableOid = InvalidOid;
 	tuple.t_data = palloc(tuple.t_len);

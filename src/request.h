@@ -15,8 +15,8 @@
 #include "utils/jsonb.h"
 
 /* Raises invalid_parameter_value: this place of the request "is ...". */
-extern void sx_request_malformed(const char *path, const char *problem,
-								 const char *hint) pg_attribute_noreturn();
+extern _Noreturn void sx_request_malformed(const char *path, const char *problem,
+										   const char *hint);
 
 /* The path of a member, in the current memory context. */
 extern char *sx_request_path(const char *path, const char *name);
