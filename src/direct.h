@@ -18,6 +18,7 @@ typedef struct SxDirect
 	int			nindexes;
 	Relation	indexes[2];
 	IndexInfo  *info;
+	struct SxDirectBulk *bulk;	/* what waits; NULL: nothing */
 } SxDirect;
 
 /*
@@ -31,6 +32,14 @@ extern void sx_direct_open(SxDirect *target, Oid heap, Oid index1, Oid index2);
 /* Inserts a row and its index entries, as of this command of ours. */
 extern void sx_direct_insert(SxDirect *target, Datum *values, bool *nulls,
 							 CommandId cid);
+
+/*
+ * The same for one of many rows: they go in together, and at the latest when
+ * the table is closed. Until then what the values point to must last. The
+ * columns of the indexes must be passed by value and not null.
+ */
+extern void sx_direct_put(SxDirect *target, Datum *values, bool *nulls,
+						  CommandId cid);
 
 /* Closes it; the locks stay until the transaction ends, as for any INSERT. */
 extern void sx_direct_close(SxDirect *target);

@@ -435,6 +435,13 @@ prepare_row(const SxDevice *device, Datum *values, bool *nulls)
 	nulls[Anum_mutation_modified_at - 1] = true;
 }
 
+/* sync.mutation, open for writing. */
+typedef struct Target
+{
+	SxDirect	direct;
+	bool		many;
+} Target;
+
 /* Whether there is anything to remember of a mutation. */
 static bool
 is_memorable(const SxMutation *mutation)
@@ -453,8 +460,18 @@ is_memorable(const SxMutation *mutation)
 	}
 }
 
+/* The values must last until the target is closed. */
 static void
-remember_mutation(SxDirect *target, const SxDevice *device,
+add(Target *target, Datum *values, bool *nulls)
+{
+	if (target->many)
+		sx_direct_put(&target->direct, values, nulls, GetCurrentCommandId(true));
+	else
+		sx_direct_insert(&target->direct, values, nulls, GetCurrentCommandId(true));
+}
+
+static void
+remember_mutation(Target *target, const SxDevice *device,
 				  SxMutation *mutation, Datum *values, bool *nulls)
 {
 	bool		applied = mutation->status == SX_STATUS_APPLIED;
@@ -484,7 +501,7 @@ remember_mutation(SxDirect *target, const SxDevice *device,
 	/* what wrote nothing is nobody's last write */
 	nulls[Anum_mutation_known_from - 1] = mutation->written;
 	values[Anum_mutation_known_from - 1] = TimestampTzGetDatum(DT_NOEND);
-	sx_direct_insert(target, values, nulls, GetCurrentCommandId(true));
+	add(target, values, nulls);
 }
 
 /*
@@ -492,7 +509,7 @@ remember_mutation(SxDirect *target, const SxDevice *device,
  * further than this push, so does what is remembered.
  */
 static void
-remember_touched(SxDirect *target, const SxDevice *device, Datum *values,
+remember_touched(Target *target, const SxDevice *device, Datum *values,
 				 bool *nulls)
 {
 	const SxWatched *watched;
@@ -542,7 +559,7 @@ remember_touched(SxDirect *target, const SxDevice *device, Datum *values,
 		nulls[Anum_mutation_modified_at - 1] = false;
 		values[Anum_mutation_modified_at - 1] =
 			TimestampTzGetDatum(touched[i].version);
-		sx_direct_insert(target, values, nulls, GetCurrentCommandId(true));
+		add(target, values, nulls);
 	}
 }
 
@@ -552,9 +569,10 @@ sx_ledger_remember(const SxDevice *device, SxMutation **mutations, int n)
 	Oid			schema = sx_catalog_get()->schema;
 	Datum		values[Natts_mutation];
 	bool		nulls[Natts_mutation];
-	SxDirect	target;
+	Target		target;
 
-	sx_direct_open(&target, get_relname_relid("mutation", schema),
+	target.many = n > 1;
+	sx_direct_open(&target.direct, get_relname_relid("mutation", schema),
 				   get_relname_relid("mutation_by_digest", schema),
 				   get_relname_relid("mutation_by_key", schema));
 	prepare_row(device, values, nulls);
@@ -566,5 +584,5 @@ sx_ledger_remember(const SxDevice *device, SxMutation **mutations, int n)
 	}
 	prepare_row(device, values, nulls);
 	remember_touched(&target, device, values, nulls);
-	sx_direct_close(&target);
+	sx_direct_close(&target.direct);
 }
