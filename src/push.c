@@ -48,6 +48,7 @@
 #include "cursor.h"
 #include "ledger.h"
 #include "mutation.h"
+#include "object.h"
 #include "order.h"
 #include "plan.h"
 #include "pull.h"
@@ -956,6 +957,87 @@ answer_twins(Push *push, SxMutation **twins)
 
 /* ---- the answer ---- */
 
+/* Rows that are written together often share their time. */
+static const char *
+time_text(Push *push, TimestampTz time)
+{
+	if (push->told_time == NULL || push->told != time)
+	{
+		push->told_time = palloc(MAXDATELEN + 1);
+		push->told = time;
+		JsonEncodeDateTime(push->told_time, TimestampTzGetDatum(time),
+						   TIMESTAMPTZOID, NULL);
+	}
+	return push->told_time;
+}
+
+static JsonbValue
+key_object(SxObjectPool *pool, SxMutation *mutation)
+{
+	SxTable    *table = mutation->table;
+	Datum	   *key = sx_mutation_final_key(mutation);
+	SxObject	object;
+
+	object.n = 0;
+	for (int i = 0; i < table->nkeys; i++)
+	{
+		JsonbValue	value;
+
+		sx_rowjson_value(&value, key[i], table->keys[i].type);
+		sx_object_add(&object, table->keys[i].name, &value);
+	}
+	return sx_object_finish(&object, pool);
+}
+
+static void
+add_refusal(SxObject *result, SxRefusal *refusal)
+{
+	if (refusal->message == NULL)
+		return;
+	/* its buffer is static, and the text is taken only at the end */
+	sx_object_add_text(result, "sqlstate",
+					   pstrdup(unpack_sql_state(refusal->sqlstate)));
+	sx_object_add_text(result, "message", refusal->message);
+	sx_object_add_text(result, "detail", refusal->detail);
+	sx_object_add_text(result, "hint", refusal->hint);
+	sx_object_add_text(result, "path", refusal->path);
+}
+
+static JsonbValue
+result_of(Push *push, SxObjectPool *pool, SxMutation *mutation)
+{
+	bool		refused = mutation->status == SX_STATUS_REJECTED ||
+		mutation->status == SX_STATUS_RETRY;
+	SxObject	result;
+	JsonbValue	key;
+
+	result.n = 0;
+	if (mutation->given_id.type == jbvString ||
+		mutation->given_id.type == jbvNumeric)
+		sx_object_add(&result, "id", &mutation->given_id);
+	sx_object_add_text(&result, "status", sx_mutation_status(mutation->status));
+	if (mutation->has_key && !(refused && mutation->key_made))
+	{
+		key = key_object(pool, mutation);
+		sx_object_add(&result, "key", &key);
+	}
+	else
+		sx_object_add_json(&result, "key", mutation->key_json);
+	sx_object_add_text(&result, "local_id", mutation->local_id);
+	if (refused)
+		add_refusal(&result, &mutation->refusal);
+	else
+	{
+		sx_object_add_json(&result, "data", mutation->data);
+		if (mutation->has_modified_at)
+			sx_object_add_text(&result, "modified_at",
+							   time_text(push, mutation->modified_at));
+	}
+	return sx_object_finish(&result, pool);
+}
+
+/* ---- the pull inside ---- */
+
 static void
 push_name(JsonbParseState **state, const char *name)
 {
@@ -980,89 +1062,6 @@ push_text(JsonbParseState **state, const char *name, const char *text)
 	value.val.string.len = strlen(text);
 	pushJsonbValue(state, WJB_VALUE, &value);
 }
-
-static void
-push_json(JsonbParseState **state, const char *name, Jsonb *json)
-{
-	JsonbValue	value;
-
-	if (json == NULL)
-		return;
-	if (name != NULL)
-		push_name(state, name);
-	value.type = jbvBinary;
-	value.val.binary.data = &json->root;
-	value.val.binary.len = VARSIZE(json) - VARHDRSZ;
-	pushJsonbValue(state, name != NULL ? WJB_VALUE : WJB_ELEM, &value);
-}
-
-/* Rows that are written together often share their time. */
-static void
-push_modified_at(Push *push, JsonbParseState **state, TimestampTz time)
-{
-	if (push->told_time == NULL || push->told != time)
-	{
-		push->told_time = palloc(MAXDATELEN + 1);
-		push->told = time;
-		JsonEncodeDateTime(push->told_time, TimestampTzGetDatum(time),
-						   TIMESTAMPTZOID, NULL);
-	}
-	push_text(state, "modified_at", push->told_time);
-}
-
-static void
-push_key(JsonbParseState **state, SxMutation *mutation)
-{
-	push_name(state, "key");
-	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	sx_rowjson_push_columns(state, mutation->table->nkeys, mutation->table->keys,
-							sx_mutation_final_key(mutation));
-	pushJsonbValue(state, WJB_END_OBJECT, NULL);
-}
-
-static void
-push_refusal(JsonbParseState **state, SxRefusal *refusal)
-{
-	if (refusal->message == NULL)
-		return;
-	/* its buffer is static, and the text is taken only at the end */
-	push_text(state, "sqlstate", pstrdup(unpack_sql_state(refusal->sqlstate)));
-	push_text(state, "message", refusal->message);
-	push_text(state, "detail", refusal->detail);
-	push_text(state, "hint", refusal->hint);
-	push_text(state, "path", refusal->path);
-}
-
-static void
-push_result(Push *push, JsonbParseState **state, SxMutation *mutation)
-{
-	bool		refused = mutation->status == SX_STATUS_REJECTED ||
-		mutation->status == SX_STATUS_RETRY;
-
-	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	if (mutation->given_id.type != jbvNull)
-	{
-		push_name(state, "id");
-		pushJsonbValue(state, WJB_VALUE, &mutation->given_id);
-	}
-	push_text(state, "status", sx_mutation_status(mutation->status));
-	if (mutation->has_key && !(refused && mutation->key_made))
-		push_key(state, mutation);
-	else
-		push_json(state, "key", mutation->key_json);
-	push_text(state, "local_id", mutation->local_id);
-	if (refused)
-		push_refusal(state, &mutation->refusal);
-	else
-	{
-		push_json(state, "data", mutation->data);
-		if (mutation->has_modified_at)
-			push_modified_at(push, state, mutation->modified_at);
-	}
-	pushJsonbValue(state, WJB_END_OBJECT, NULL);
-}
-
-/* ---- the pull inside ---- */
 
 /* Whether the client knows the row now, as it stands. */
 static bool
@@ -1102,7 +1101,7 @@ push_excluded(Push *push, JsonbParseState **state, const char *domain,
 		sx_rowjson_push_columns(state, mutation->table->nkeys,
 								mutation->table->keys,
 								sx_mutation_final_key(mutation));
-		push_modified_at(push, state, mutation->modified_at);
+		push_text(state, "modified_at", time_text(push, mutation->modified_at));
 		pushJsonbValue(state, WJB_END_OBJECT, NULL);
 	}
 	pushJsonbValue(state, WJB_END_ARRAY, NULL);
@@ -1218,21 +1217,29 @@ pull(Push *push)
 static Jsonb *
 answer(Push *push)
 {
-	JsonbParseState *state = NULL;
+	SxObjectPool pool = {0};
+	SxObject	object;
+	JsonbValue	results;
+	JsonbValue	whole;
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	push_name(&state, "results");
-	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	results.type = jbvArray;
+	results.val.array.rawScalar = false;
+	results.val.array.nElems = push->n;
+	results.val.array.elems = MemoryContextAllocHuge(push->context,
+													 sizeof(JsonbValue) *
+													 (push->n + 1));
 	for (int i = 0; i < push->n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		push_result(push, &state, push->mutations[i]);
+		results.val.array.elems[i] = result_of(push, &pool, push->mutations[i]);
 	}
-	pushJsonbValue(&state, WJB_END_ARRAY, NULL);
+	object.n = 0;
+	sx_object_add(&object, "results", &results);
 	if (push->pull != NULL)
-		push_json(&state, "pull", pull(push));
+		sx_object_add_json(&object, "pull", pull(push));
+	whole = sx_object_finish(&object, &pool);
 	(void) MemoryContextSwitchTo(push->caller);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return JsonbValueToJsonb(&whole);
 }
 
 /* ---- all of it ---- */

@@ -128,8 +128,8 @@ common_value(JsonbValue *value, Datum datum, Oid base_type)
 	}
 }
 
-static void
-column_value(JsonbValue *value, Datum datum, Oid type)
+void
+sx_rowjson_value(JsonbValue *value, Datum datum, Oid type)
 {
 	FmgrInfo	to_jsonb;
 
@@ -237,7 +237,7 @@ sx_rowjson_push_columns(JsonbParseState **state, int n, SxColumn *columns,
 		JsonbValue	value;
 
 		string_value(&name, columns[i].name);
-		column_value(&value, values[i], columns[i].type);
+		sx_rowjson_value(&value, values[i], columns[i].type);
 		pushJsonbValue(state, WJB_KEY, &name);
 		pushJsonbValue(state, WJB_VALUE, &value);
 	}
@@ -273,7 +273,7 @@ sx_rowjson_append_value(StringInfo text, Datum value, Oid type)
 	JsonbValue	json;
 	Jsonb	   *whole;
 
-	column_value(&json, value, type);
+	sx_rowjson_value(&json, value, type);
 	if (json.type == jbvString)
 	{
 		appendBinaryStringInfo(text, json.val.string.val, json.val.string.len);

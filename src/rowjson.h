@@ -30,6 +30,9 @@ extern Jsonb *sx_rowjson_columns(int n, SxColumn *columns,
 extern void sx_rowjson_push_columns(JsonbParseState **state, int n,
 									SxColumn *columns, const Datum *values);
 
+/* One value, in the current memory context; it may be a packed container. */
+extern void sx_rowjson_value(JsonbValue *value, Datum datum, Oid type);
+
 /* The same for a key. */
 extern Jsonb *sx_rowjson_key(SxTable *table, const Datum *key);
 
