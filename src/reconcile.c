@@ -85,6 +85,9 @@ PG_FUNCTION_INFO_V1(sync_ext_reconcile);
 /* Differences that are handled at once. */
 #define FETCH_BATCH	250
 
+/* What jsonb holds in one array; with this a clear word comes before it. */
+#define MAX_LIST	(255 << 20)
+
 /* A row that the client has changed. */
 typedef struct Change
 {
@@ -701,6 +704,13 @@ typedef struct Lookup
 static void
 append_json(StringInfo list, Jsonb *json)
 {
+	if (list->len > MAX_LIST)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too much differs for one answer"),
+				 errdetail("A list of the answer has more than %d MB.",
+						   MAX_LIST >> 20),
+				 errhint("Load the domain by sync.pull(), in pages and with \"exclude\", or reconcile it by parts of its filter.")));
 	if (list->len > 0)
 		appendStringInfoString(list, ", ");
 	(void) JsonbToCString(list, &json->root, VARSIZE(json));

@@ -3,7 +3,7 @@
 -- sync.fingerprint: count and hash of what a client should hold.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(55);
+SELECT plan(61);
 
 -- The rule as README has it, in the slowest way: what a client computes.
 CREATE FUNCTION row_hash(bytes bytea) RETURNS numeric LANGUAGE plpgsql AS $$
@@ -43,6 +43,21 @@ $$ SELECT count || ' ' || hash FROM sync.fingerprint(dom, filter, params, NULL, 
 SELECT is(hex(row_hash('')), 'efd01f60ba992926', 'the hash of nothing');
 SELECT is(hex(row_hash('1')), '7c3832dde020d3d6', 'of a byte') ;
 SELECT is(hex(row_hash(convert_to('1', 'UTF8') || '\x00' || convert_to('1767225600000', 'UTF8'))), '53f53837e1b1794d', 'of a row');
+
+SELECT is(hex(row_hash(convert_to('2', 'UTF8') || '\x00' || convert_to('1767225600001', 'UTF8'))), 'd2d6287ccfc9c312', 'of another');
+SELECT is(hex(row_hash('\xc3a9'::bytea || '\x00' || convert_to('7', 'UTF8') || '\x00' || convert_to('1767225600123', 'UTF8'))), '49775edda81e8e28', 'of a row with a composite key');
+-- and what the server makes of such rows
+CREATE TABLE vector (id int PRIMARY KEY, modified_at timestamptz NOT NULL);
+CREATE TABLE vectors (a text, b int, modified_at timestamptz NOT NULL, PRIMARY KEY (a, b));
+SELECT sync.track('vector'), sync.track('vectors');
+SET session_replication_role = replica;
+INSERT INTO vector VALUES (1, '2026-01-01T00:00:00Z'), (2, '2026-01-01T00:00:00.001Z');
+INSERT INTO vectors VALUES ('é', 7, '2026-01-01T00:00:00.123Z');
+RESET session_replication_role;
+SELECT is(print_of('vector', 'id = 1'), '1 53f53837e1b1794d', 'the server: of a row');
+SELECT is(print_of('vector', 'id = 2'), '1 d2d6287ccfc9c312', 'of another');
+SELECT is(print_of('vector'), '2 26cb60b4b17b3c5f', 'of both');
+SELECT is(print_of('vectors'), '1 49775edda81e8e28', 'of a row with a composite key');
 
 -- kinds of keys
 CREATE TABLE doc (id int PRIMARY KEY, team int, title text);
