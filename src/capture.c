@@ -611,6 +611,22 @@ origin_of(SxTable *table, TriggerData *trigger)
 	return sx_guc_client;
 }
 
+/*
+ * A row that came and goes in one transaction is no news, unless that
+ * transaction has shown it: one leave more makes it a removal.
+ */
+static void
+append_leave(SxTable *table, SxOp op, const char *origin, TupleTableSlot *slot)
+{
+	if (was_read)
+		append_slot(table, SX_OP_LEAVE, origin, slot);
+	append_slot(table, op, origin, slot);
+}
+
+/*
+ * A row that is marked as deleted is not there: marking it is a leave, and
+ * what happens to it afterwards is nobody's news until it enters again.
+ */
 static void
 capture_row(SxTable *table, TriggerData *trigger)
 {
@@ -619,28 +635,28 @@ capture_row(SxTable *table, TriggerData *trigger)
 	TupleTableSlot *new = trigger->tg_newslot;
 
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
-		append_slot(table, SX_OP_INSERT, origin, old);
-	else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
 	{
-		/*
-		 * A row that came and goes in one transaction is no news, unless that
-		 * transaction has shown it: one leave more makes it a removal.
-		 */
-		if (was_read)
-			append_slot(table, SX_OP_LEAVE, origin, old);
-		append_slot(table, SX_OP_DELETE, origin, old);
+		if (!is_deleted(table, old))
+			append_slot(table, SX_OP_INSERT, origin, old);
+		return;
 	}
-	else if (same_columns(table->keys, table->nkeys, old, new) &&
-			 same_columns(table->scopes, table->nscopes, old, new) &&
-			 is_deleted(table, old) == is_deleted(table, new))
+	if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+	{
+		if (!is_deleted(table, old))
+			append_leave(table, SX_OP_DELETE, origin, old);
+		return;
+	}
+	if (same_columns(table->keys, table->nkeys, old, new) &&
+		same_columns(table->scopes, table->nscopes, old, new) &&
+		!is_deleted(table, old) && !is_deleted(table, new))
+	{
 		append_slot(table, SX_OP_UPDATE, origin, new);
-	else
-	{
-		if (was_read)
-			append_slot(table, SX_OP_LEAVE, origin, old);
-		append_slot(table, SX_OP_LEAVE, origin, old);
-		append_slot(table, SX_OP_ENTER, origin, new);
+		return;
 	}
+	if (!is_deleted(table, old))
+		append_leave(table, SX_OP_LEAVE, origin, old);
+	if (!is_deleted(table, new))
+		append_slot(table, SX_OP_ENTER, origin, new);
 }
 
 Datum

@@ -264,6 +264,9 @@ class Model:
         table, access, flaw = sub.table, sub.access, self.flaw
         user = quote(sub.user)
         via = BY_NAME[access.via]
+        gives = "%s = %s" % (access.user_column, user)
+        if access.deleted_at:
+            gives += " AND %s IS NULL" % access.deleted_at
 
         def keys(row, columns):
             return "jsonb_build_object(" + ", ".join("'%s', %s -> '%s'" % (c, row, c)
@@ -273,8 +276,8 @@ class Model:
             return "jsonb_build_array(" + ", ".join("%s -> '%s'" % (row, c)
                                                     for c in table.scope) + ")"
 
-        r_now = "SELECT DISTINCT %s AS scope FROM (SELECT to_jsonb(v) AS row FROM %s v WHERE %s = %s" \
-            " AND %s) v" % (scope("row"), via.name, access.user_column, user,
+        r_now = "SELECT DISTINCT %s AS scope FROM (SELECT to_jsonb(v) AS row FROM %s v WHERE %s" \
+            " AND %s) v" % (scope("row"), via.name, gives,
                             " AND ".join("%s IS NOT NULL" % c for c in table.scope))
         if flaw == "rights of another snapshot":
             before = yield "SELECT coalesce(jsonb_agg(scope), '[]') FROM (%s) r" % r_now
@@ -312,7 +315,8 @@ class Model:
               FROM side WHERE rel = '%(domain)s'),
             before AS (SELECT DISTINCT ON (xid, key) * FROM d ORDER BY xid, key, seq, part),
             a AS (SELECT xid, seq, part, %(akey)s AS key, %(scope)s AS scope,
-                coalesce(row ->> '%(user_column)s' = %(user)s, false) AS mine
+                coalesce(row ->> '%(user_column)s' = %(user)s, false)
+                AND row -> '%(deleted_at)s' IS NOT DISTINCT FROM %(alive_as)s AS mine
               FROM side WHERE rel = '%(via)s'),
             a_before AS (SELECT DISTINCT ON (xid, key) * FROM a ORDER BY xid, key, seq, part),
             a_after AS (SELECT DISTINCT ON (xid, key) * FROM a ORDER BY xid, key, seq DESC, part DESC),
@@ -324,7 +328,7 @@ class Model:
               WHERE was IS DISTINCT FROM now AND scope IS NOT NULL),
             r_now AS (%(r_now)s),
             r_was AS (SELECT %(scope)s AS scope FROM (SELECT to_jsonb(v) AS row FROM %(via)s v
-                WHERE %(user_column)s = %(user)s) v WHERE %(akey)s NOT IN (SELECT key FROM a)
+                WHERE %(gives)s) v WHERE %(akey)s NOT IN (SELECT key FROM a)
               UNION SELECT scope FROM a_first WHERE part = 0 AND mine),
             whole AS (%(whole)s),
             steady AS ((TABLE r_now INTERSECT TABLE r_was) EXCEPT TABLE moved),
@@ -345,6 +349,8 @@ class Model:
             """ % dict(
                 new=new, dkey=keys("row", table.key), akey=keys("row", via.key), scope=scope("row"),
                 domain=table.name, via=via.name, user=user, user_column=access.user_column,
+                gives=gives, deleted_at=access.deleted_at or "none",
+                alive_as="'null'::jsonb" if access.deleted_at else "NULL",
                 r_now=r_now, whole=whole, filter=sub.filter.inline(), forget=forget,
                 alive=" AND deleted_at IS NULL" if table.deleted_at else "", sent=sent,
                 again="true" if first else "EXISTS (SELECT FROM model.log WHERE rel IN ('%s', '%s')"

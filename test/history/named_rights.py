@@ -360,11 +360,21 @@ def soft_deleted_memberships(t):
     t.sql("INSERT INTO note (id, company) VALUES (3, 1)")
     t.sql("DELETE FROM note WHERE id = 3")
     t.sql("UPDATE member SET deleted_at = NULL")
-    t.equal([r for r in device.pull(reset=False) if r[0] != "forget"], [("upsert", 2)], "restored")
-    t.sql("BEGIN; UPDATE member SET deleted_at = now(); UPDATE member SET deleted_at = NULL; COMMIT")
+    t.equal(device.pull(reset=False), [("upsert", 2)], "restored")
+    t.sql("BEGIN; UPDATE member SET deleted_at = now(); DELETE FROM note WHERE id = 2;"
+          " UPDATE member SET deleted_at = NULL; COMMIT")
+    t.equal(device.pull(reset=False), [("forget", 1)], "gone and back in one transaction")
+    t.sql("INSERT INTO note (id, company) VALUES (2, 1)")
     device.pull(reset=False)
     t.sql("UPDATE member SET deleted_at = now(); DELETE FROM member")
     t.equal(device.pull(reset=False), [("forget", 1)], "deleted twice")
+    t.sql("INSERT INTO member VALUES (1, 1, now()); UPDATE member SET deleted_at = now()")
+    t.equal(device.pull(reset=False), [], "never there")
+    t.sql("DELETE FROM member; INSERT INTO member VALUES (1, 1)")
+    t.equal(device.pull(reset=False), [("upsert", 2)], "there at last")
+    t.sql("UPDATE member SET deleted_at = now(); DELETE FROM note WHERE id = 2;"
+          " UPDATE member SET deleted_at = NULL")
+    t.equal(device.pull(reset=False), [("forget", 1)], "gone and back")
 
 
 # ---------------------------------------------------------------------------------- the order of it

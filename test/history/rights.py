@@ -1,7 +1,8 @@
 """Who may see what: access relations, and row-level security.
 
 An access relation gives scopes to users.  There are a table with one row for each right, one with
-several rows for the same (and with two scope columns, and NULLs), and a view over two tables.
+several rows for the same (and with two scope columns, NULLs, and rows that are marked as deleted),
+and a view over two tables.
 """
 
 import json
@@ -16,8 +17,8 @@ ACCESS_TABLES = [
           scope=["user_id", "company"], columns=["status", "n"], ids=3),
     Table("permit", ["id"],
           "CREATE TABLE permit (id int PRIMARY KEY, who text, company int, owner int, status text,"
-          " n int, modified_at timestamptz)",
-          scope=["who", "company", "owner"], columns=["status", "n"], ids=8),
+          " n int, deleted_at timestamptz, modified_at timestamptz)",
+          scope=["who", "company", "owner"], deleted_at="deleted_at", columns=["status", "n"], ids=8),
     Table("team_user", ["team", "user_id"],
           "CREATE TABLE team_user (team int, user_id int, status text, n int,"
           " modified_at timestamptz, PRIMARY KEY (team, user_id))",
@@ -47,15 +48,18 @@ class Access:
         self.user_column = user_column
         self.bases = [via]
         self.ddl = ()
+        table = BY_NAME.get(via)
+        self.deleted_at = table and table.deleted_at
 
     def scopes(self, user, columns):
         """The scopes of a user, as SQL."""
-        return "SELECT %s FROM %s WHERE %s = %s" % (
+        return "SELECT %s FROM %s WHERE %s = %s%s" % (
             ", ".join("%s.%s" % (self.via, c) for c in columns), self.via, self.user_column,
-            quote(user))
+            quote(user), " AND %s IS NULL" % self.deleted_at if self.deleted_at else "")
 
     def rows_of(self, witness, user):
-        return (s for s in witness.of_table(self.via) if str(s.row[self.user_column]) == user)
+        return (s for s in witness.of_table(self.via) if str(s.row[self.user_column]) == user
+                and (self.deleted_at is None or s.row[self.deleted_at] is None))
 
     def grants(self, witness, user, scope):
         """What gave the user the scope: each a list of spans that did so together."""

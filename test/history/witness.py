@@ -95,7 +95,8 @@ class Witness:
 
     @staticmethod
     def says(table, row):
-        return {c: row.get(c) for c in table.key + table.scope}
+        return {c: row.get(c) for c in table.key + table.scope + (
+            [table.deleted_at] if table.deleted_at else [])}
 
     def end(self, spans, key, xid):
         of_key = spans.get(key)
@@ -128,7 +129,8 @@ class Witness:
         if sub.table.name in self.blind:
             return True
         for span in self.spans[sub.table.name].get(key, ()):
-            if span.ended <= since or not sub.policy_allows(span.row):
+            if (span.ended <= since or not sub.policy_allows(span.row)
+                    or sub.table.deleted_at and span.row[sub.table.deleted_at] is not None):
                 continue
             if sub.user is None or self.had(sub, span.row, since, span):
                 return True

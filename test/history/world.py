@@ -459,7 +459,7 @@ class Writer(Actor):
 
     def op_soft(self, table):
         now = self.rnd.choice(["now()", "now()", "NULL"])
-        return "UPDATE soft SET deleted_at = %s WHERE %s" % (now, self.one(table))
+        return "UPDATE %s SET deleted_at = %s WHERE %s" % (table.name, now, self.one(table))
 
     def op_leaf(self, table):
         leaf = self.rnd.choice(["part_1", "part_2", "part_3"])
@@ -555,7 +555,7 @@ class Writer(Actor):
             kinds.append((self.op_touch, 2))
         if w.allows("replica") and table.name not in ("orders", "line", "node"):
             kinds.append((self.op_replica, 2))
-        special = {"soft": [(self.op_soft, 14)], "part": [(self.op_leaf, 14)],
+        special = {"soft": [(self.op_soft, 14)], "permit": [(self.op_soft, 14)], "part": [(self.op_leaf, 14)],
                    "orders": [(self.op_remark, 10), (self.op_early_line, 6)],
                    "line": [(self.op_remark, 4), (self.op_early_line, 4)],
                    "node": [(self.op_parent, 14)]}
