@@ -531,6 +531,27 @@ log_absent(Touch *touch, List **marked)
 	}
 }
 
+static void
+touch_missing(List *missing)
+{
+	/* A new snapshot: the master may have been committed meanwhile. */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	retrying = true;
+	touch_all(missing, TOUCH_MISSING);
+	sx_cascade_apply();
+	retrying = false;
+	PopActiveSnapshot();
+}
+
+void
+sx_cascade_retry(void)
+{
+	List	   *missing = touches == NULL ? NIL : missing_touches();
+
+	if (missing != NIL)
+		touch_missing(missing);
+}
+
 void
 sx_cascade_before_commit(void)
 {
@@ -552,13 +573,7 @@ sx_cascade_before_commit(void)
 	if (missing == NIL)
 		return;
 
-	/* A new snapshot: the master may have been committed meanwhile. */
-	PushActiveSnapshot(GetTransactionSnapshot());
-	retrying = true;
-	touch_all(missing, TOUCH_MISSING);
-	sx_cascade_apply();
-	retrying = false;
-	PopActiveSnapshot();
+	touch_missing(missing);
 
 	/* Deferred triggers of the masters: the regular time for them is over. */
 	AfterTriggerFireDeferred();

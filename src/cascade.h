@@ -19,7 +19,10 @@ extern void sx_cascade_collect(SxTable *detail, SxMaster *master,
 /* Touches the masters remembered. At the end of a statement. */
 extern void sx_cascade_apply(void);
 
-/* Tries again those that were not found. Before commit. */
+/* Tries again those that were not found. They are tried once more before commit. */
+extern void sx_cascade_retry(void);
+
+/* The last time, before commit. */
 extern void sx_cascade_before_commit(void);
 
 /* A subtransaction ended: committed into its parent, or aborted. */

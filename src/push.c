@@ -45,6 +45,7 @@
 #include "utils/timestamp.h"
 
 #include "sync_ext.h"
+#include "cascade.h"
 #include "cursor.h"
 #include "ledger.h"
 #include "mutation.h"
@@ -777,6 +778,21 @@ apply_all_or_nothing(Push *push)
 	}
 }
 
+/*
+ * Masters that a later mutation made: touched now, and not before commit, so
+ * that the answer has their last version. Not by the client, as ever.
+ */
+static void
+touch_missing_masters(void)
+{
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("sync.client", "", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	sx_cascade_retry();
+	AtEOXact_GUC(true, level);
+}
+
 /* Asks the catalog only when it may have changed. */
 static bool
 has_deferrable_constraints(void)
@@ -909,6 +925,7 @@ tell_all(Push *push)
 			mutation->has_modified_at = watched->has_version;
 			mutation->modified_at = watched->version;
 			mutation->gone |= !watched->has_version;
+			mutation->tell |= watched->altered;
 		}
 		if (needs_row(mutation))
 			wanted[n++] = mutation;
@@ -1244,6 +1261,38 @@ answer(Push *push)
 
 /* ---- all of it ---- */
 
+/*
+ * Whether what was done before in this transaction has left nothing for its
+ * end: that would be blamed on the mutations.
+ */
+static bool
+deferred_constraints_hold(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool hold = true;
+
+	BeginInternalSubTransaction(NULL);
+	(void) MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		ask_deferred_constraints();
+		ReleaseCurrentSubTransaction();
+		(void) MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error = roll_back(context, owner);
+
+		if (is_for_all(error))
+			ReThrowError(error);
+		hold = false;
+	}
+	PG_END_TRY();
+	return hold;
+}
+
 static Jsonb *
 run(Push *push, Jsonb *request)
 {
@@ -1260,7 +1309,8 @@ run(Push *push, Jsonb *request)
 	}
 	push->writer.context = push->context;
 	push->writer.now = GetCurrentTimestamp();
-	push->check_deferred = has_deferrable_constraints();
+	push->check_deferred = has_deferrable_constraints() &&
+		deferred_constraints_hold();
 	(void) set_config_option("sync.client", push->client == NULL ? "" : push->client,
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
 							 0, false);
@@ -1272,6 +1322,7 @@ run(Push *push, Jsonb *request)
 		apply_all_or_nothing(push);
 	else
 		apply_all(push);
+	touch_missing_masters();
 	CommandCounterIncrement();
 	tell_all(push);
 	if (push->client != NULL)

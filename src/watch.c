@@ -9,7 +9,8 @@
  * for which the caller might lack the right to read.
  *
  * Three things come of it. The final modified_at of every row. Whether a row
- * is now what its author holds, or has to be told. And which versions of a row
+ * is now what its author holds, or has to be told: as it was not written as
+ * sent, or some trigger changed it beside, before or after. And which versions of a row
  * came about by the push itself: an edit that rests on the version before
  * those is no conflict. That holds for a row that a cascade touched, too, as
  * long as nobody else changed it in between: the trigger sees the old version,
@@ -185,10 +186,37 @@ sx_watch_next(int *state)
 
 /* ---- from the trigger ---- */
 
+/* Whether two versions of a row differ in more than their modified_at. */
+static bool
+differ(TupleTableSlot *a, TupleTableSlot *b, AttrNumber modified_at)
+{
+	TupleDesc	desc = a->tts_tupleDescriptor;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, i);
+		bool		a_null;
+		bool		b_null;
+		Datum		x;
+		Datum		y;
+
+		if (attr->attisdropped || i + 1 == modified_at)
+			continue;
+		x = slot_getattr(a, i + 1, &a_null);
+		y = slot_getattr(b, i + 1, &b_null);
+		if (a_null != b_null ||
+			(!a_null && !datum_image_eq(x, y, attr->attbyval, attr->attlen)))
+			return true;
+	}
+	return false;
+}
+
 static void
 note(Oid root, uint64 key_hash, bool direct, TupleTableSlot *old,
 	 TupleTableSlot *new, AttrNumber modified_at)
 {
+	bool		altered = !direct &&
+		(old == NULL || new == NULL || differ(old, new, modified_at));
 	Head	   *head = head_of(root, key_hash, true);
 	Event	   *event;
 	bool		isnull = true;
@@ -218,6 +246,7 @@ note(Oid root, uint64 key_hash, bool direct, TupleTableSlot *old,
 		event->watched.had_version = !isnull;
 		event->watched.first_version = isnull ? 0 : DatumGetTimestampTz(value);
 	}
+	event->watched.altered |= altered;
 	isnull = true;
 	if (new != NULL)
 		value = slot_getattr(new, modified_at, &isnull);

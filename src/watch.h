@@ -16,6 +16,7 @@ typedef struct SxWatched
 	Oid			root;
 	uint64		key_hash;
 	bool		direct;			/* a mutation wrote it, not only a trigger */
+	bool		altered;		/* a trigger changed more than its version */
 	bool		had_version;	/* false: the push made the row */
 	TimestampTz first_version;	/* modified_at before the push */
 	bool		has_version;	/* false: the row is gone */

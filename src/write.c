@@ -164,11 +164,17 @@ same_values(TupleDesc desc, Bitmapset *columns, SxValues *a, SxValues *b)
 	while ((attnum = bms_next_member(columns, attnum)) >= 0)
 	{
 		Form_pg_attribute attr = TupleDescAttr(desc, attnum - 1);
+		Datum		x = a->values[attnum - 1];
+		Datum		y = b->values[attnum - 1];
 
-		if (a->nulls[attnum - 1] != b->nulls[attnum - 1] ||
-			(!a->nulls[attnum - 1] &&
-			 !datum_image_eq(a->values[attnum - 1], b->values[attnum - 1],
-							 attr->attbyval, attr->attlen)))
+		if (a->nulls[attnum - 1] != b->nulls[attnum - 1])
+			return false;
+		if (a->nulls[attnum - 1] ||
+			datum_image_eq(x, y, attr->attbyval, attr->attlen))
+			continue;
+		/* 1.0 is 1.00: a client's numbers know no trailing zeroes */
+		if (getBaseType(attr->atttypid) != NUMERICOID ||
+			!DatumGetBool(DirectFunctionCall2(numeric_eq, x, y)))
 			return false;
 	}
 	return true;
@@ -360,11 +366,14 @@ is_as_known(SxWriter *writer, Work *work, Changed *changed)
 	SxMutation *mutation = work->mutation;
 
 	work->known = true;
-	if (is_own_write(work))
-		return true;
 	if (mutation->has_base &&
 		whole_milliseconds(mutation->base) == whole_milliseconds(work->version))
 		return true;
+	/* the answer to an earlier push may have been lost: the row is told */
+	work->known = sx_watch_find(mutation->table->root, mutation->key_hash) != NULL;
+	if (is_own_write(work))
+		return true;
+	work->known = true;
 	if (mutation->op != SX_MUTATION_INSERT && by_since(writer, mutation) &&
 		!changed_by_others(changed, mutation))
 		return true;
