@@ -477,12 +477,12 @@ def main():
     seed = random.randrange(1 << 31) if args.seed is None else args.seed
     cluster = Cluster() if args.temp else None
     server = Server(cluster.dsn() if cluster else args.dsn)
-    failed = False
+    passed = failed = 0
     try:
         if args.prove_it_bites:
             caught = any(isinstance(one(server, seed + i, args, "late")[0], Wrong) for i in range(10))
             print("%s - a cursor that is taken late is caught" % ("ok" if caught else "not ok"))
-            failed = not caught
+            passed, failed = int(caught), int(not caught)
         runs = answers = named = idle = refused = 0
         end = None if args.seconds is None else time.monotonic() + args.seconds
         while not failed and (args.runs is None or runs < args.runs) and (end is None or time.monotonic() < end):
@@ -495,15 +495,18 @@ def main():
             idle += sum(a.idle for a in askers)
             refused += sum(a.refused for a in askers)
             if error is not None:
-                print("not ok - seed %d: %s" % (seed + runs - 1, error))
-                failed = True
+                print("not ok - routing, seed %d: %s" % (seed + runs - 1, error))
+                print("# again: routing.py --seed %d --steps %d --trace 200" % (seed + runs - 1, args.steps))
+                failed += 1
         if not failed:
-            print("ok - %d histories from seed %d: %d answers, %d times a client named, %d answers that named nobody,"
+            passed += 1
+            print("ok - routing, %d histories from seed %d: %d answers, %d times a client named, %d answers that named nobody,"
                   " %d refused" % (runs, seed, answers, named, idle, refused))
         server.drop()
     finally:
         if cluster:
             cluster.close()
+    print("%d passed, %d failed" % (passed, failed))
     return 1 if failed else 0
 
 
