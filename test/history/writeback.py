@@ -45,8 +45,8 @@ class Run:
 
     def go(self, steps):
         rnd = random.Random(self.seed)
-        prepare(self.server, rnd)
         world = World(self.server, self.flaw)
+        world.denied = prepare(self.server, rnd)
         if self.flaw:
             install(self.server, self.flaw)
         scheduler = Scheduler(self.server, self.seed)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import psycopg2
 
-from pg import Actor, Broken, Session, quote
+from pg import Actor, Server, Session, quote
 from writeback_world import BY_NAME, COMPANIES, TABLES, USERS
 
 
@@ -102,6 +102,8 @@ class Client(Actor):
         super().__init__(scheduler, name, weight=2)
         self.world = world
         rnd = self.rnd
+        self.role = rnd.random() < 0.5
+        self.take_role()
         self.user = rnd.choice(USERS) if rnd.random() < 0.3 else None
         self.sessions = rnd.random() < 0.5      # makes provisional keys, in sync sessions
         self.stateless = self.sessions and rnd.random() < 0.3   # keeps no cursors: the session's
@@ -121,6 +123,11 @@ class Client(Actor):
         self.fragile = False        # what is under way may be cut off
         self.stale = set()          # domains to be loaded anew
         self.aside = set()          # rows that a reconcile left to be sent: not known as they are
+
+    def take_role(self):
+        """Half of them are nobody in particular."""
+        if self.role:
+            self.session.sql("SET ROLE %s" % self.scheduler.server.role())
 
     def copy(self, table):
         rnd = self.rnd
@@ -263,7 +270,9 @@ class Client(Actor):
                          self.values(table, token, False))
             for column, other in table.references.items():
                 if column not in table.key and rnd.random() < 0.2:
-                    m.data[column] = self.reference(other)
+                    there = self.reference(other)
+                    if there is not None or column != "order_id":
+                        m.data[column] = there
             if m.op == "upsert":
                 m.data.update({c: token for c in table.texts})
                 for column in table.key + table.scope + list(table.references):
@@ -366,6 +375,7 @@ class Client(Actor):
                 cur.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,))
                 wait = cur.fetchone() is not None
         self.session = Session(self.scheduler.server, self.name)
+        self.take_role()
 
     def cut(self):
         """Cuts off what is under way, and waits for a lock."""
@@ -404,19 +414,19 @@ class Client(Actor):
                 if lossy and fate < 0.1:
                     yield "ROLLBACK"
                     raise Lost("rolled back")
-                try:
+                if lossy and self.scheduler.server.two_phase and rnd.random() < 0.05:
+                    yield from self.two_phases(name)
+                else:
                     yield "COMMIT"
-                except psycopg2.Error as error:
-                    # a deferred foreign key, whose row somebody else deleted after the push
-                    if error.pgcode != "23503":
-                        raise
-                    self.world.count("commits that failed")
-                    raise Lost("at the commit")
         except Lost:
             raise
-        except psycopg2.Error:
+        except psycopg2.Error as error:
             if self.session.conn.get_transaction_status() != 0:
                 yield "ROLLBACK"
+            if error.pgcode == "23503":
+                # a deferred foreign key: somebody deleted the row after the push had asked
+                self.world.count("commits that failed")
+                raise Lost("at the commit")
             raise
         finally:
             self.fragile = False
@@ -425,6 +435,18 @@ class Client(Actor):
             raise Lost("after the commit")
         self.world.note(self.name, "hears", json.dumps(answer))
         return answer, truth
+
+    def two_phases(self, name):
+        gid = "writeback %s %s" % (Server.DATABASE, name)
+        yield "PREPARE TRANSACTION %s" % quote(gid)
+        self.world.count("prepared")
+        self.fragile = False
+        for _ in range(self.rnd.randrange(6)):
+            yield None
+        if self.rnd.random() < 0.3:
+            yield "ROLLBACK PREPARED %s" % quote(gid)
+            raise Lost("rolled back")
+        yield "COMMIT PREPARED %s" % quote(gid)
 
     # answers
 
@@ -574,29 +596,23 @@ class Client(Actor):
 
     # requests
 
-    def base_request(self, session=True):
+    def base_request(self):
         out = {}
         if self.user is not None:
             out["user_id"] = self.user
-        if self.session_id is not None and session:
+        if self.session_id is not None:
             out["session"] = self.session_id
         return out
 
-    def first(self):
-        """Whether something is to be loaded for the first time. In a session that is not the first,
-        asking without a cursor means since the last one."""
-        return any(c.cursor is None for c in self.copies.values()) and self.session_id is not None and self.last_sync
-
-    def questions(self, session=True):
+    def questions(self):
         """What a pull asks, and what it need not tell."""
         domains = {}
-        session = session and self.session_id is not None
         for copy in self.copies.values():
             question = copy.question()
-            stateless = self.stateless and session and not copy.more
-            if copy.cursor is not None and not stateless:
+            stateless = self.stateless and self.session_id is not None and not copy.more
+            if copy.cursor is None or not stateless:
                 question["since"] = copy.cursor
-            copy.anew = "since" not in question and not (session and self.last_sync)
+            copy.anew = copy.cursor is None or stateless and not self.last_sync
             told = [dict(copy.table.key_of(copy.rows[n]), modified_at=copy.rows[n]["modified_at"])
                     for n in sorted(copy.told) if n in copy.rows]
             if told:
@@ -614,11 +630,10 @@ class Client(Actor):
         return any(m.sent or m.reconciles for m in self.outbox)
 
     def pull(self):
-        session = not self.first()
-        request = self.base_request(session)
+        request = self.base_request()
         if self.names_itself:
             request["client"] = self.name
-        request["domains"] = self.questions(session)
+        request["domains"] = self.questions()
         strict = self.rnd.random() < 0.3 and not self.unsure()
         answer, truth = yield from self.call("pull", "pull(r)", request,
                                              "REPEATABLE READ" if strict else None, compare=strict)
@@ -662,10 +677,12 @@ class Client(Actor):
         request = self.base_request()
         request["client"] = self.name
         request["policy"] = self.policy
+        if rnd.random() < 0.15:
+            request["policy"] = rnd.choice(["reject", "client_wins", "merge"])
         if rnd.random() < 0.12 and not everything:
             request["atomic"] = "all"
         request["time"] = self.now().isoformat()
-        inside = rnd.random() < 0.5 and not self.first()
+        inside = rnd.random() < 0.5
         if inside:
             request["pull"] = {"domains": self.questions()}
         else:
@@ -763,7 +780,7 @@ class Client(Actor):
 
     def reconcile_all(self):
         rnd = self.rnd
-        cutoff = self.now()
+        cutoff = self.now() if rnd.random() < 0.3 else None
         folded = []
         stays = set()
         sendable = set(self.sendable())
@@ -806,18 +823,26 @@ class Client(Actor):
                             entry["assumed"] = {c: held[c] for c in copy.table.columns}
                     folded += ms
                 elif held is not None and (copy.table.name, name) in stays:
-                    entry["pending"] = True
+                    if cutoff is None:
+                        entry["pending"] = True
+                    else:
+                        entry["updated_at"] = (cutoff + timedelta(seconds=1)).isoformat()
                 elif held is None:
                     continue
+                elif cutoff is not None:
+                    entry["created_at"] = (cutoff - timedelta(seconds=1)).isoformat()
+                    entry["updated_at"] = cutoff.isoformat()
                 if entry is not None:
                     rows.append(entry)
             domains[copy.table.name] = dict(copy.question(), rows=rows)
         names = list(domains)
         rnd.shuffle(names)
-        request = {"client": self.name, "policy": self.policy, "time": self.now().isoformat(),
+        request = {"client": self.name, "policy": rnd.choice([self.policy, "reject"]), "time": self.now().isoformat(),
                    "domains": {n: domains[n] for n in names}}
         if self.user is not None:
             request["user_id"] = self.user
+        if cutoff is not None:
+            request["cutoff"] = cutoff.isoformat()
         dry = rnd.random() < 0.15 and not self.finishing
         if dry:
             request["dry_run"] = True

@@ -19,6 +19,8 @@ FLAWS = {
 }
 
 PLAIN = {
+    "forget": "CREATE FUNCTION flawed.forget() RETURNS void LANGUAGE sql SECURITY DEFINER AS"
+              " 'DELETE FROM sync.mutation'",
     "push": "CREATE FUNCTION flawed.push(request jsonb) RETURNS jsonb LANGUAGE sql AS"
             " 'SELECT sync.push(request)'",
     "pull": "CREATE FUNCTION flawed.pull(request jsonb) RETURNS jsonb LANGUAGE sql STABLE AS"
@@ -39,20 +41,20 @@ BEGIN
 END $$"""
 
 FLAWED = {
-    "forgets": ("push", RESULTS % """
+    "forgets": ("push", RESULTS % ("""
     answer := sync.push(request);
-    DELETE FROM sync.mutation;"""),
-    "blind": ("push", RESULTS % """
+    PERFORM flawed.forget();""")),
+    "blind": ("push", RESULTS % ("""
     answer := sync.push((request - 'since') || jsonb_build_object('mutations', coalesce(
         (SELECT jsonb_agg(m - 'base' - 'assumed' ORDER BY o)
-           FROM jsonb_array_elements(request -> 'mutations') WITH ORDINALITY x(m, o)), '[]')));"""),
-    "mute": ("push", RESULTS % """
+           FROM jsonb_array_elements(request -> 'mutations') WITH ORDINALITY x(m, o)), '[]')));""")),
+    "mute": ("push", RESULTS % ("""
     answer := sync.push(request);
     answer := answer || jsonb_build_object('results', coalesce(
         (SELECT jsonb_agg(r - 'data' ORDER BY o)
-           FROM jsonb_array_elements(answer -> 'results') WITH ORDINALITY x(r, o)), '[]'));"""),
-    "half": ("push", RESULTS % """
-    answer := sync.push(request - 'atomic');"""),
+           FROM jsonb_array_elements(answer -> 'results') WITH ORDINALITY x(r, o)), '[]'));""")),
+    "half": ("push", RESULTS % ("""
+    answer := sync.push(request - 'atomic');""")),
     "moves-on": ("end_session", "CREATE FUNCTION flawed.end_session(session uuid, last sync.cursor) RETURNS void"
                  " LANGUAGE sql AS 'SELECT sync.end_session(session, sync.current_cursor())'"),
     "keeps": ("reconcile", """
@@ -87,7 +89,7 @@ def install(server, flaw):
         functions[name] = sql
     conn = server.sync()
     with conn.cursor() as cur:
-        cur.execute("CREATE SCHEMA flawed")
+        cur.execute("CREATE SCHEMA flawed; GRANT USAGE ON SCHEMA flawed TO PUBLIC")
         for sql in functions.values():
             cur.execute(sql)
     conn.close()

@@ -107,8 +107,12 @@ class Judge:
         for call in self.calls:
             if call[2] == "push":
                 self.whole(call)
-            elif call[2] == "reconcile" and call[3].get("dry_run") and call[5] in self.by_xid:
-                raise Wrong("the dry run %s changed %r" % (call[0], self.by_xid[call[5]]))
+            elif call[2] == "reconcile" and call[3].get("dry_run"):
+                if call[5] in self.by_xid:
+                    raise Wrong("the dry run %s changed %r" % (call[0], self.by_xid[call[5]]))
+            elif call[2] == "reconcile":
+                self.reconciled(call)
+        self.rights()
         self.sessions()
 
     def mutation(self, client, sent):
@@ -284,6 +288,8 @@ class Judge:
                 allowed.add("22P02")        # what it refers to was refused
             if call[3]["policy"] == "newer_wins" and "at" not in sent:
                 allowed.add("22023")
+            if self.may_be_denied(call[1], m):
+                allowed |= {"42501", "09000"}
             if result["sqlstate"] not in allowed:
                 self.wrong(m, "it was refused: %r" % result)
             if result["sqlstate"] == "23503":
@@ -298,6 +304,72 @@ class Judge:
             self.wrong(m, "a constraint was broken")
         if status == "applied":
             self.told(m, call, result)
+
+    def may_be_denied(self, client, m):
+        """Whether its author lacks a right that it may need: an upsert needs two, a soft deletion
+        another than a deletion."""
+        who = next(c for c in self.world.clients if c.name == client)
+        return who.role and any(table == m.table.name for _, table in self.world.denied)
+
+    def rights(self):
+        """Nobody did what its role may not."""
+        roles = {c.name for c in self.world.clients if c.role}
+        for entry in self.trail:
+            if entry.client not in roles or entry.depth > 1 or (
+                    entry.xid, entry.table.name, entry.table.name_of(entry.new or entry.old)) not in self.direct:
+                continue
+            needs = "INSERT" if entry.old is None else "DELETE" if entry.new is None else "UPDATE"
+            if (needs, entry.table.name) in self.world.denied:
+                raise Wrong("its author may not %s: %r" % (needs, entry))
+            if ("ROWS", entry.table.name) in self.world.denied and any(
+                    row is not None and (row["owner"] or 3) >= 3 for row in (entry.old, entry.new)):
+                raise Wrong("its author may not see the row: %r" % entry)
+
+    # a reconcile
+
+    def reconciled(self, call):
+        """What was changed is stored, deleted, refused, or asked for; each once."""
+        name, client, _, request, answer, xid = call
+        for domain, asked in request["domains"].items():
+            table = BY_NAME[domain]
+            said = answer["domains"][domain]
+            places = {}
+            for place in ("stored", "deleted", "send", "refused"):
+                for item in said[place]:
+                    key = table.name_of(item if place in ("deleted", "send") else item["key"])
+                    places.setdefault(key, []).append(place)
+            for row in asked["rows"]:
+                key = table.name_of(row["key"])
+                at = places.get(key, [])
+                changed = "data" in row or "deleted_at" in row
+                if len(at) > 1 or changed and len(at) != 1:
+                    raise Wrong("call %s: %s %s is in %r" % (name, domain, key, at))
+                if not changed:
+                    if at and at != ["send"]:
+                        raise Wrong("call %s: %s %s was not changed, and is in %r" % (name, domain, key, at))
+                    continue
+                if at == ["stored"]:
+                    self.stored(call, table, key, row)
+        asked = {(d, BY_NAME[d].name_of(r["key"])) for d, part in request["domains"].items()
+                 for r in part["rows"] if "deleted_at" in r}
+        for entry in self.by_xid.get(xid, ()):
+            if entry.new is None and not entry.table.references and (
+                    entry.table.name, entry.table.name_of(entry.old)) not in asked:
+                raise Wrong("call %s: nobody asked for it: %r" % (name, entry))
+
+    def stored(self, call, table, key, row):
+        name, client, _, request, _, xid = call
+        entries = [e for e in self.by_row.get((table.name, key), ()) if e.xid == xid and e.depth == 1]
+        if not entries:
+            return
+        first, last = entries[0], entries[-1].new
+        if first.old is not None and request["policy"] in ("reject", "merge") and "assumed" not in row:
+            if not self.known(self.before(first), client, row.get("modified_at")):
+                raise Wrong("call %s: it wrote over what its author did not know: %r" % (name, first))
+        if last is not None and "assumed" not in row:
+            for column, value in row["data"].items():
+                if column in last and column not in table.references and clean(last[column]) != clean(value):
+                    raise Wrong("call %s: %s %s was to be %r: %r" % (name, key, column, value, entries[-1]))
 
     def told(self, m, call, result):
         """The final version of the row, and the row itself where it is told."""

@@ -80,7 +80,7 @@ CREATE TRIGGER tidy BEFORE INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTIO
 -- hold its lock.
 CREATE TABLE trail (id bigserial PRIMARY KEY, xid xid8 NOT NULL DEFAULT pg_current_xact_id(), domain text,
                     old jsonb, new jsonb, client text, depth int);
-CREATE FUNCTION leave_trail() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION leave_trail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     was jsonb; is_ jsonb;
 BEGIN
@@ -100,8 +100,9 @@ CREATE TABLE call (id text PRIMARY KEY, client text, kind text, request jsonb, a
 
 
 def prepare(server, rnd):
-    """A fresh database."""
+    """A fresh database; gives what the clients' role may not do: {(privilege, table)}."""
     server.fresh()
+    role = server.role()
     conn = server.sync()
     with conn.cursor() as cur:
         cur.execute("CREATE EXTENSION sync_ext")
@@ -117,6 +118,16 @@ def prepare(server, rnd):
             for company in COMPANIES:
                 if rnd.random() < 0.6:
                     cur.execute("INSERT INTO member VALUES (%s, %s)", (user, company))
+        cur.execute("CREATE ROLE %s; GRANT SELECT, INSERT ON call TO %s; GRANT SELECT ON member TO %s" % (role, role, role))
+        denied = set()
+        for table in TABLES:
+            rights = ["SELECT", "INSERT", "UPDATE", "DELETE"]
+            if rnd.random() < 0.07:
+                denied.add((rights.pop(rnd.randrange(1, 4)), table.name))
+            cur.execute("GRANT %s ON %s TO %s" % (", ".join(rights), table.name, role))
+        if rnd.random() < 0.3:
+            denied.add(("ROWS", "item"))
+            cur.execute("ALTER TABLE item ENABLE ROW LEVEL SECURITY; CREATE POLICY low ON item USING (owner < 3)")
         for number in range(1, 9):
             cur.execute("INSERT INTO item VALUES (%s, %s, %s, 'seed', 1)",
                         (number, rnd.choice([1, 2]), "seed-%d" % number))
@@ -127,6 +138,7 @@ def prepare(server, rnd):
                 cur.execute("INSERT INTO orders (a, b) VALUES (%s, 'seed')", ("seed-%d" % number,))
                 cur.execute("INSERT INTO line (order_id, a) VALUES (%s, %s)", (number, "seed-%d" % number))
     conn.close()
+    return denied
 
 
 class World:
@@ -135,6 +147,7 @@ class World:
     def __init__(self, server, flaw=None):
         self.server = server
         self.flaw = flaw
+        self.denied = set()
         self.stopping = False
         self.clients = []
         self.stats = {}
