@@ -986,6 +986,59 @@ def a_view_between_pages(t):
     t.equal(device.pull(reset=False), [], "quiet")
 
 
+def reconcile(t, device, session=None):
+    """The device's copy and cursor from sync.reconcile, to which it shows what it holds."""
+    sub = device.sub
+    rows = [{"key": {c: data[c] for c in sub.table.key}, "updated_at": data["modified_at"]}
+            for data in sub.copy.values()]
+    sql = "SELECT sync.reconcile(%s::jsonb)" % quote(json.dumps(
+        {"user_id": sub.user, "domains": {sub.table.name: {"rows": rows}}}))
+    answer = (session or t.main).sql(sql)[0][0]["domains"][sub.table.name]
+    for key in answer["remove"]:
+        del sub.copy[sub.table.key_of(key)]
+    for data in answer["upsert"]:
+        sub.copy[sub.table.key_of(data)] = data
+    sub.cursor, sub.time, sub.paging = answer["cursor"], None, False
+    return answer
+
+
+@case
+def a_cursor_that_reconciling_gave(t):
+    """It knows what the user may see: what ran then, what is granted and revoked after it, and what
+    the transaction granted in which it was given."""
+    for kind in ("others", "own", "view"):
+        table, device = (teams if kind == "view" else company)(t)
+        t.sql("INSERT INTO note (id, company) VALUES (12, 2) ON CONFLICT DO NOTHING")
+        device.pull()
+        slow = t.session("slow")
+        grant, revoke = (("INSERT INTO team_company VALUES (1, 2)",
+                          "DELETE FROM team_company WHERE company = 2") if kind == "view" else
+                         ("INSERT INTO member VALUES (2, 1)", "DELETE FROM member WHERE company = 2"))
+        slow.sql("BEGIN; UPDATE note SET n = 7 WHERE id IN (1, 11)")
+        t.sql("DELETE FROM note WHERE id = 2")
+        if kind != "own":
+            slow.sql(grant)
+        else:
+            t.sql("BEGIN; " + grant)
+        reconcile(t, device)
+        t.equal(device.keys(), [1, 11, 12] if kind == "own" else [1], "what there was")
+        if kind == "own":
+            t.sql("COMMIT; DELETE FROM note WHERE id = 12")
+        slow.sql("COMMIT")
+        device.pull(reset=kind == "view")
+        t.equal(device.keys(), [1, 11] if kind == "own" else [1, 11, 12], "what came after")
+        reconcile(t, device)
+        t.equal(device.pull(reset=False), [], "quiet")
+        t.sql(revoke)
+        device.pull(reset=kind == "view")
+        t.equal(device.keys(), [1], "revoked")
+        if kind == "view":
+            t.sql("DROP VIEW team_seat; DROP TABLE team_user, team_company")
+        else:
+            t.sql("DROP TABLE member")
+        t.sql("DROP TABLE note")
+
+
 # ------------------------------------------------------------------------------ row-level security
 
 
