@@ -6,8 +6,8 @@
  * It must be what sync.changes() would give in the same snapshot: the rows
  * that the filter selects, of the scopes that the user may see where one is
  * given, without those that are marked as deleted, and, where a source view
- * makes the documents, without those that it has no document for. Privileges and row-level security hold because the query is
- * the caller's.
+ * makes the documents, without those that it has no document for. Privileges
+ * and row-level security hold because the query is the caller's.
  *
  *-------------------------------------------------------------------------
  */
