@@ -265,6 +265,18 @@ slot_key(SxTable *table, TupleTableSlot *slot, Datum *key)
 	return sx_mutation_hash_key(table, key);
 }
 
+static bool
+is_for(SxMutation *mutation, uint64 key_hash, bool insert)
+{
+	/* a key that a trigger makes: such a mutation runs alone */
+	if (!mutation->has_key)
+		return insert && !mutation->written;
+	/* and so does one that changes its key, maybe into another partition */
+	if (mutation->moves && insert && mutation->gone)
+		return true;
+	return mutation->key_hash == key_hash;
+}
+
 /*
  * The mutation that a statement was for when it changed this row: mostly the
  * one after the last, as rows are written in the order of the mutations.
@@ -280,9 +292,7 @@ mutation_of(SxTable *table, uint64 key_hash, bool insert)
 		int			place = (watch->next + i) % watch->nmutations;
 		SxMutation *mutation = watch->mutations[place];
 
-		/* a key that a trigger makes: such a mutation runs alone */
-		if (mutation->has_key ? mutation->key_hash != key_hash :
-			!insert || mutation->written)
+		if (!is_for(mutation, key_hash, insert))
 			continue;
 		watch->next = place + 1;
 		return mutation;

@@ -974,17 +974,10 @@ prepare_soft_delete(SxWriter *writer, SxMutation *mutation)
 			case DATEOID:
 				*value = DirectFunctionCall1(timestamptz_date, now);
 				break;
-			case BOOLOID:
-				*value = BoolGetDatum(true);
-				break;
 			default:
-				ereport(ERROR,
-						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						 errmsg("cannot tell what marks a row of sync domain \"%s\" as deleted",
-								table->domain),
-						 errdetail("Column %s has type %s.", deleted_at_of(table),
-								   format_type_be(type)),
-						 errhint("Give its value in \"data\".")));
+				/* sync.track() takes no other */
+				elog(ERROR, "unexpected type %u of column %s", type,
+					 deleted_at_of(table));
 		}
 	}
 	old = MemoryContextSwitchTo(writer->context);
