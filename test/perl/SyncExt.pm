@@ -22,6 +22,27 @@ sub new_node
 	return $node;
 }
 
+# Kills the server, and starts it again.
+sub crash
+{
+	my ($node) = @_;
+	my ($pid) = split /\n/, PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid');
+	$node->kill9;
+
+	# it takes a moment to die, and its children one to notice
+	for (1 .. 100)
+	{
+		last unless kill 0, $pid;
+		select undef, undef, undef, 0.05;
+	}
+	for (1 .. 100)
+	{
+		return if $node->start(fail_ok => 1);
+		select undef, undef, undef, 0.1;
+	}
+	die 'the node does not start again';
+}
+
 # A psql that stays connected.
 sub session { return SyncExt::Session->new(@_); }
 

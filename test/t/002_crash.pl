@@ -3,7 +3,6 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Utils;
 use Test::More;
 use SyncExt;
 
@@ -26,24 +25,7 @@ $node->safe_psql('postgres', q{
 });
 my $all = q{SELECT jsonb_build_object('id', id), to_jsonb(d) FROM doc d};
 
-sub crash
-{
-	my ($pid) = split /\n/, PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid');
-	$node->kill9;
-
-	# it takes a moment to die, and its children one to notice
-	for (1 .. 100)
-	{
-		last unless kill 0, $pid;
-		select undef, undef, undef, 0.05;
-	}
-	for (1 .. 100)
-	{
-		return if $node->start(fail_ok => 1);
-		select undef, undef, undef, 0.1;
-	}
-	die 'the node does not start again';
-}
+sub crash { return SyncExt::crash($node); }
 
 # an asynchronous commit that a client was shown
 my $client = SyncExt::client($node, 'doc');
