@@ -315,80 +315,117 @@ sx_ledger_recall(const SxDevice *device, SxMutation **mutations, int n)
 	end_reading(&reading);
 }
 
+/* ---- what was done to a row ---- */
+
+/* Starts over with what is remembered of a row, from a place on. */
+static void
+read_row(Reading *reading, const SxDevice *device, uint64 key_hash, int64 after)
+{
+	ScanKeyData keys[3];
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(device->number));
+	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum((int64) key_hash));
+	ScanKeyInit(&keys[2], 3, BTGreaterStrategyNumber, F_INT8GT,
+				Int64GetDatum(after));
+	index_rescan(reading->scan, keys, lengthof(keys), NULL, 0);
+}
+
+/* The next that was applied, newest first. */
+static bool
+next_applied(Reading *reading, Oid root)
+{
+	bool		isnull;
+
+	while (index_getnext_slot(reading->scan, BackwardScanDirection,
+							  reading->slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (DatumGetObjectId(slot_getattr(reading->slot, Anum_mutation_rel,
+										  &isnull)) == root && !isnull &&
+			DatumGetBool(slot_getattr(reading->slot, Anum_mutation_applied,
+									  &isnull)))
+			return true;
+	}
+	return false;
+}
+
+/* False where nothing was to be written. */
+static bool
+take_own_write(SxOwnWrite *own, TupleTableSlot *row)
+{
+	bool		isnull;
+
+	own->known_from =
+		DatumGetTimestampTz(slot_getattr(row, Anum_mutation_known_from, &isnull));
+	own->has_known_from = !isnull;
+	if (own->has_known_from && TIMESTAMP_IS_NOEND(own->known_from))
+		return false;
+	own->version =
+		DatumGetTimestampTz(slot_getattr(row, Anum_mutation_modified_at, &isnull));
+	own->has_version = !isnull;
+	own->found = true;
+	return true;
+}
+
 void
 sx_ledger_own_writes(const SxDevice *device, int n, const Oid *roots,
 					 const uint64 *key_hashes, SxOwnWrite *writes)
 {
-	TupleDesc	desc = CreateTemplateTupleDesc(3);
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(device->number)};
-	SxKeys	   *keys;
-	SxUser		user;
-	int			rows;
+	Reading		reading;
 
 	memset(writes, 0, sizeof(SxOwnWrite) * n);
 	if (n == 0)
 		return;
-	TupleDescInitEntry(desc, 1, "ord", INT4OID, -1, 0);
-	TupleDescInitEntry(desc, 2, "rel", OIDOID, -1, 0);
-	TupleDescInitEntry(desc, 3, "key_hash", INT8OID, -1, 0);
-	connect_spi();
-	keys = sx_keys_begin(desc);
+	begin_reading(&reading, "mutation_by_key", 3);
 	for (int i = 0; i < n; i++)
 	{
-		Datum		row[3];
-		bool		nulls[3] = {false};
-
-		row[0] = Int32GetDatum(i);
-		row[1] = ObjectIdGetDatum(roots[i]);
-		row[2] = Int64GetDatum((int64) key_hashes[i]);
-		sx_keys_put(keys, row, nulls);
+		read_row(&reading, device, key_hashes[i], 0);
+		while (next_applied(&reading, roots[i]) &&
+			   !take_own_write(&writes[i], reading.slot))
+			 /* the one before */ ;
+		ExecClearTuple(reading.slot);
 	}
-	sx_keys_end(keys, 1);
-	user = sx_catalog_become(sx_catalog_get()->owner);
-	rows = run("SELECT k.ord, m.known_from, m.modified_at FROM " SX_KEYS " k, LATERAL ("
-			   "SELECT * FROM sync.mutation m WHERE m.device OPERATOR(pg_catalog.=) $1"
-			   " AND m.rel OPERATOR(pg_catalog.=) k.rel AND m.key_hash OPERATOR(pg_catalog.=) k.key_hash"
-			   " AND m.applied AND (m.known_from IS NULL OR m.known_from OPERATOR(pg_catalog.<) 'infinity'::pg_catalog.timestamptz)"
-			   " ORDER BY m.device DESC, m.key_hash DESC, m.place DESC LIMIT 1) m",
-			   1, types, values, NULL, SPI_OK_SELECT);
-	sx_catalog_restore_user(user);
-	for (int i = 0; i < rows; i++)
-	{
-		bool		isnull;
-		SxOwnWrite *own = &writes[DatumGetInt32(column(i, 1, &isnull))];
-
-		own->found = true;
-		own->known_from = DatumGetTimestampTz(column(i, 2, &isnull));
-		own->has_known_from = !isnull;
-		own->version = DatumGetTimestampTz(column(i, 3, &isnull));
-		own->has_version = !isnull;
-	}
-	tuplestore_end(keys->store);
-	SPI_finish();
+	end_reading(&reading);
 }
 
-int64
-sx_ledger_latest_seq(const SxDevice *device, Oid root, uint64 key_hash)
+/* The place of a mutation is never before its number. */
+bool
+sx_ledger_is_superseded(const SxDevice *device, Oid root, uint64 key_hash,
+						int64 seq)
 {
-	Oid			types[] = {INT8OID, OIDOID, INT8OID};
-	Datum		values[3];
-	SxUser		user;
-	int64		seq;
+	Reading		reading;
+	bool		superseded = false;
 	bool		isnull;
 
-	values[0] = Int64GetDatum(device->number);
-	values[1] = ObjectIdGetDatum(root);
-	values[2] = Int64GetDatum((int64) key_hash);
-	connect_spi();
-	user = sx_catalog_become(sx_catalog_get()->owner);
-	run("SELECT pg_catalog.max(m.seq) FROM sync.mutation m WHERE m.device OPERATOR(pg_catalog.=) $1"
-		" AND m.rel OPERATOR(pg_catalog.=) $2 AND m.key_hash OPERATOR(pg_catalog.=) $3 AND m.applied",
-		3, types, values, NULL, SPI_OK_SELECT);
-	sx_catalog_restore_user(user);
-	seq = DatumGetInt64(column(0, 1, &isnull));
-	SPI_finish();
-	return isnull ? 0 : seq;
+	begin_reading(&reading, "mutation_by_key", 3);
+	read_row(&reading, device, key_hash, seq);
+	while (!superseded && next_applied(&reading, root))
+		superseded = DatumGetInt64(slot_getattr(reading.slot, Anum_mutation_seq,
+												&isnull)) > seq;
+	end_reading(&reading);
+	return superseded;
+}
+
+bool
+sx_ledger_wrote(const SxDevice *device, Oid root, uint64 key_hash, uint64 xid)
+{
+	Reading		reading;
+	bool		wrote = false;
+
+	begin_reading(&reading, "mutation_by_key", 3);
+	read_row(&reading, device, key_hash, 0);
+	while (!wrote && next_applied(&reading, root))
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(reading.slot, Anum_mutation_xid, &isnull);
+
+		wrote = !isnull &&
+			U64FromFullTransactionId(DatumGetFullTransactionId(value)) == xid;
+	}
+	end_reading(&reading);
+	return wrote;
 }
 
 uint64 *

@@ -54,9 +54,13 @@ extern void sx_ledger_own_writes(const SxDevice *device, int n,
 								 const Oid *roots, const uint64 *key_hashes,
 								 SxOwnWrite *writes);
 
-/* The highest number of a mutation that was applied to a row, or 0. */
-extern int64 sx_ledger_latest_seq(const SxDevice *device, Oid root,
-								  uint64 key_hash);
+/* Whether one with a higher number was applied to the row. */
+extern bool sx_ledger_is_superseded(const SxDevice *device, Oid root,
+									uint64 key_hash, int64 seq);
+
+/* Whether a push of this client in that transaction wrote or touched the row. */
+extern bool sx_ledger_wrote(const SxDevice *device, Oid root, uint64 key_hash,
+							uint64 xid);
 
 /* The transactions in which this client pushed, newest first. */
 extern uint64 *sx_ledger_xids(const SxDevice *device, int *n);

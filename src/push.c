@@ -368,8 +368,8 @@ convert_step(Push *push, SxMutation *mutation)
 	mutation->key_json = mutation->data_json = NULL;
 	/* one that comes again after a later one of its row was applied */
 	if (mutation->remembered && mutation->has_key &&
-		sx_ledger_latest_seq(&push->device, mutation->table->root,
-							 mutation->key_hash) > mutation->seq)
+		sx_ledger_is_superseded(&push->device, mutation->table->root,
+								mutation->key_hash, mutation->seq))
 	{
 		mutation->status = SX_STATUS_SUPERSEDED;
 		mutation->tell = true;

@@ -272,17 +272,32 @@ begin_changed(SxWriter *writer, SxTable *table, Snapshot snapshot,
 	return changed;
 }
 
+/* Newest first, as sx_ledger_xids() gives them. */
+static int
+compare_xids(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x > y ? -1 : x < y;
+}
+
+/*
+ * What a cascade did has no origin. Others may have written, too, in a
+ * transaction in which the client pushed.
+ */
 static bool
-is_own_entry(SxWriter *writer, Changed *changed, SxLogItem *item)
+is_own_entry(SxWriter *writer, Changed *changed, SxLogItem *item,
+			 uint64 key_hash)
 {
 	if (writer->device == NULL)
 		return false;
 	if (item->origin != NULL)
 		return strcmp(item->origin, writer->device->client) == 0;
-	for (int i = 0; i < changed->nown_xids; i++)
-		if (changed->own_xids[i] == item->position.xid)
-			return true;
-	return false;
+	return bsearch(&item->position.xid, changed->own_xids, changed->nown_xids,
+				   sizeof(uint64), compare_xids) != NULL &&
+		sx_ledger_wrote(writer->device, changed->root, key_hash,
+						item->position.xid);
 }
 
 /*
@@ -319,9 +334,9 @@ read_changed(SxWriter *writer, SxTable *table)
 			uint64		hash;
 
 			CHECK_FOR_INTERRUPTS();
-			if (is_own_entry(writer, changed, item))
-				continue;
 			hash = sx_mutation_hash_key(table, item->key);
+			if (is_own_entry(writer, changed, item, hash))
+				continue;
 			(void) hash_search(changed->keys, &hash, HASH_ENTER, NULL);
 		}
 		sx_logscan_end(scan);

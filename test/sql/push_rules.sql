@@ -199,6 +199,25 @@ SELECT says(ARRAY[m('update', 'orders', '{"id": 20, "a": "5"}')], 'rejected 4270
 SELECT push(ARRAY[m('insert', 'num', '{"id": 60, "n": 1}'), m('insert', 'num', '{"id": 61, "n": 1}')], '{"client": "s1"}') IS NULL AS null \gset
 SELECT says(ARRAY[m('update', 'num', '{"id": 60, "n": 2}'), m('update', 'num', '{"id": 61, "n": 2}', '{"base": "2020-01-01"}')], 'conflict+, conflict+', 'another client''s push is another''s change', jsonb_build_object('client', 's2', 'since', :'c')::text);
 SELECT says(ARRAY[m('update', 'num', '{"id": 60, "n": 2}'), m('delete', 'num', '{"id": 61}')], 'applied+, applied', 'one''s own is not', jsonb_build_object('client', 's1', 'since', :'c')::text);
+INSERT INTO num VALUES (62, 1), (63, 1);
+SELECT sync.current_cursor() AS c \gset
+BEGIN;
+UPDATE num SET n = 5 WHERE id = 62;
+SELECT push(ARRAY[m('update', 'num', '{"id": 63, "n": 5}')], '{"client": "s1"}') IS NULL AS null \gset
+COMMIT;
+SELECT says(ARRAY[m('update', 'num', '{"id": 62, "n": 6}'), m('update', 'num', '{"id": 63, "n": 6}')], 'conflict+, applied+', 'what somebody else wrote in the transaction of a push is not the client''s', jsonb_build_object('client', 's1', 'since', :'c')::text);
+CREATE TABLE chief (id int PRIMARY KEY, v text);
+CREATE TABLE part_of (id int PRIMARY KEY, chief int REFERENCES chief);
+SELECT sync.track('chief');
+SELECT sync.track('part_of');
+SELECT sync.cascade('part_of', 'chief');
+INSERT INTO chief VALUES (1), (2);
+SELECT sync.current_cursor() AS c \gset
+BEGIN;
+INSERT INTO part_of VALUES (2, 2);
+SELECT push(ARRAY[m('insert', 'part_of', '{"id": 1, "chief": 1}')], '{"client": "s1"}') IS NULL AS null \gset
+COMMIT;
+SELECT says(ARRAY[m('update', 'chief', '{"id": 1, "v": "x"}'), m('update', 'chief', '{"id": 2, "v": "x"}')], 'applied, conflict+', 'a cascade of its own write is', jsonb_build_object('client', 's1', 'since', :'c')::text);
 SELECT sync.current_cursor() AS c \gset
 UPDATE num SET n = 3 WHERE id = 60;
 SELECT sync.reset('num');
