@@ -119,7 +119,8 @@ class Client(Actor):
         self.finishing = False
         self.finished = False
         self.calls = 0
-        self.again = False          # a reconcile whose answer was lost is repeated before anything else
+        self.repeats = rnd.random() < 0.5       # a reconcile whose answer was lost, before anything else
+        self.again = False
         self.fragile = False        # what is under way may be cut off
         self.stale = set()          # domains to be loaded anew
         self.aside = set()          # rows that a reconcile left to be sent: not known as they are
@@ -849,7 +850,7 @@ class Client(Actor):
         strict = not dry and rnd.random() < 0.5
 
         def before(name):
-            self.again = True
+            self.again = self.repeats
             for m in folded:
                 m.reconciles += 1
 

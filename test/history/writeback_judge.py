@@ -134,6 +134,8 @@ class Judge:
         statuses = [result["status"] for _, _, result in answers]
         if m.sent and m.end is None:
             self.wrong(m, "it was sent, and never answered for good")
+        if m.end is not None and m.end["status"] == "retry":
+            self.wrong(m, "its author gave up for a passing reason")
         if not m.sent and not m.reconciles:
             self.wrong(m, "it was never sent")
         if statuses.count("applied") > 1:
