@@ -32,6 +32,17 @@ def millis(text):
     return None if text is None else int(datetime.fromisoformat(text).timestamp() * 1000 + 0.5)
 
 
+def row_hash(key, version):
+    """As documented of sync.fingerprint."""
+    full = (1 << 64) - 1
+    h = 14695981039346656037
+    for byte in b"".join(value.encode() + b"\0" for value in key) + str(version).encode():
+        h = (h ^ byte) * 1099511628211 & full
+    h = (h ^ h >> 33) * 18397679294719823053 & full
+    h = (h ^ h >> 33) * 14181476777654086739 & full
+    return h ^ h >> 33
+
+
 class Mutation:
     def __init__(self, name, table, op, key, data):
         self.name = name
@@ -595,6 +606,18 @@ class Client(Actor):
                             k, json.dumps(holds.get(k), sort_keys=True), json.dumps(should.get(k), sort_keys=True))
                         for k in sorted(set(holds) | set(should)) if holds.get(k) != should.get(k))))
 
+    def fingerprint(self):
+        """Count and hash of each copy, here and there; in the same moment as nobody writes."""
+        for copy in self.copies.values():
+            rows = [([str(row[c]) for c in copy.table.key], millis(row["modified_at"])) for row in copy.rows.values()]
+            here = (len(rows), "%016x" % (sum(row_hash(*row) for row in rows) % (1 << 64)))
+            (there,) = self.session.sql("SELECT count, hash FROM sync.fingerprint(%s, %s, %s, %s)" % (
+                quote(copy.table.name), quote(copy.filter), quote(copy.params) if copy.params else "NULL",
+                quote(self.user)))
+            if here != there:
+                self.wrong("the fingerprint of its copy of %s is %r, the server's is %r" % (
+                    copy.table.name, here, there))
+
     # requests
 
     def base_request(self):
@@ -700,8 +723,9 @@ class Client(Actor):
             self.batch.append(rnd.choice(batch))
             request["mutations"].append(self.batch[-1].json())
         if self.flaw("new-ids"):
+            again = self.world.number()
             for m in request["mutations"]:
-                m["id"] = "%s again %d" % (m["id"], self.world.number())
+                m["id"] = "%s again %d" % (m["id"], again)
         strict = inside and self.rnd.random() < 0.3
 
         def before(name):

@@ -7,6 +7,7 @@ something else where it asks for its flaw by name.
 FLAWS = {
     "forgets": "the server does not remember what it applied",
     "blind": "the server compares with nothing",
+    "wins": "the server lets the client win, whatever the policy",
     "mute": "the server does not tell the rows",
     "half": "the server applies a part of all or nothing",
     "deaf": "a client takes a lost answer for a good one",
@@ -18,6 +19,10 @@ FLAWS = {
     "deletes": "reconciling does not say what the client lacks",
 }
 
+# found in a few histories
+QUICK = ["forgets", "blind", "wins", "mute", "half", "deaf", "moves-on", "keeps", "deletes"]
+
+# what is not flawed
 PLAIN = {
     "forget": "CREATE FUNCTION flawed.forget() RETURNS void LANGUAGE sql SECURITY DEFINER AS"
               " 'DELETE FROM sync.mutation'",
@@ -48,6 +53,8 @@ FLAWED = {
     answer := sync.push((request - 'since') || jsonb_build_object('mutations', coalesce(
         (SELECT jsonb_agg(m - 'base' - 'assumed' ORDER BY o)
            FROM jsonb_array_elements(request -> 'mutations') WITH ORDINALITY x(m, o)), '[]')));""")),
+    "wins": ("push", RESULTS % ("""
+    answer := sync.push(request || '{"policy": "client_wins"}');""")),
     "mute": ("push", RESULTS % ("""
     answer := sync.push(request);
     answer := answer || jsonb_build_object('results', coalesce(
