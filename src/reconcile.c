@@ -4,9 +4,9 @@
  *		Comparing a client's whole copy with what it should hold.
  *
  *	{"client", "user_id", "policy", "time", "cutoff", "dry_run",
- *	 "domains": {"project": {"filter", "params", "rows": [{"key", "modified_at",
- *	 "created_at", "updated_at", "deleted_at", "pending", "data",
- *	  "assumed"}, ...]}, ...}}
+ *	 "domains": {"project": {"since", "filter", "params", "rows": [{"key",
+ *	  "modified_at", "created_at", "updated_at", "deleted_at", "pending",
+ *	  "data", "assumed"}, ...]}, ...}}
  *	-> {"time", "dry_run", "domains": {"project": {"state", "forget", "upsert",
  *		"remove", "cursor", "stored", "deleted", "send", "refused"}, ...}}
  *
@@ -41,6 +41,11 @@
  * A row that was stored is also an upsert where it differs from the values that
  * the client gave (a default, a trigger, columns that were not given), and a
  * remove where the filter does not select it.
+ *
+ * The same version says the same, unless DDL or a replaced view made rows say
+ * something else without touching them. That leaves a reset marker, and a
+ * client that says since when it has its copy gets every row where there is a
+ * newer one, or where nobody knows any more.
  *
  * The comparison is one full join of the rows that the client should hold with
  * those that it holds, in a tuplestore. It gives keys and places of rows that
@@ -79,6 +84,7 @@
 #include "rows.h"
 #include "selection.h"
 #include "tick.h"
+#include "validity.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_reconcile);
 
@@ -113,6 +119,7 @@ typedef struct Domain
 	JsonbContainer *rows;		/* what the client holds ... */
 	int			nrows;
 	SxKeys	   *held;			/* ... typed, to be joined */
+	SxCursor   *since;			/* when it was last equal; NULL: not said */
 	Change	   *changes;
 	int			nchanges;
 	int			room;
@@ -486,8 +493,11 @@ read_rows(Reconciling *all, Domain *domain)
 static void
 read_domain(Reconciling *all, Domain *domain, JsonbContainer *object)
 {
-	static const char *const known[] = {"filter", "params", "rows", NULL};
+	static const char *const known[] = {
+		"since", "filter", "params", "rows", NULL
+	};
 	char	   *path = sx_request_path("domains", domain->name);
+	char	   *since;
 
 	sx_request_check_members(object, path, known);
 	domain->rows = sx_request_array(object, path, "rows");
@@ -497,6 +507,10 @@ read_domain(Reconciling *all, Domain *domain, JsonbContainer *object)
 	sx_selection_open(&domain->selection, domain->name,
 					  sx_request_string(object, path, "filter"),
 					  sx_request_params(object, path), all->user_id);
+	since = sx_request_string(object, path, "since");
+	if (since != NULL)
+		domain->since = sx_cursor_decode(DatumGetByteaPP(
+			DirectFunctionCall1(sync_ext_cursor_in, CStringGetDatum(since))));
 	domain->upsert = makeStringInfo();
 	domain->remove = makeStringInfo();
 	domain->stored = makeStringInfo();
@@ -979,8 +993,25 @@ take_differences(Lookup *lookup, SPITupleTable *rows, uint64 n)
 	look_up(lookup);
 }
 
+/* Whether rows of the same version say what they said when the client got them. */
+static bool
+versions_hold(Domain *domain)
+{
+	Snapshot	snapshot = GetActiveSnapshot();
+	SxSnapshot *now = sx_snapshot_of(snapshot);
+
+	if (domain->since == NULL)
+		return true;
+	if (sx_validity_of_cursor(domain->since, snapshot) != NULL)
+		return false;
+	sx_validity_check_snapshot(now, &domain->since->seen);
+	return !sx_validity_has_marker(domain->selection.table,
+								   &domain->since->seen, snapshot, now,
+								   sx_own_xid());
+}
+
 static char *
-compare_query(SxSelection *selection)
+compare_query(SxSelection *selection, bool by_version)
 {
 	SxTable    *table = selection->table;
 	StringInfoData sql;
@@ -1007,8 +1038,9 @@ compare_query(SxSelection *selection)
 		sx_plan_equal(&sql, psprintf("h.h%d", i + 1), table->keys[i].type,
 					  psprintf("k.k%d", i + 1), table->keys[i].type);
 	}
-	appendStringInfoString(&sql, " WHERE h.h1 IS NULL OR k.k1 IS NULL OR k.change IS NOT NULL"
-						   " OR (h.version OPERATOR(pg_catalog.=) k.version) IS NOT TRUE");
+	if (by_version)
+		appendStringInfoString(&sql, " WHERE h.h1 IS NULL OR k.k1 IS NULL OR k.change IS NOT NULL"
+							   " OR (h.version OPERATOR(pg_catalog.=) k.version) IS NOT TRUE");
 	return sql.data;
 }
 
@@ -1020,7 +1052,8 @@ compare(Reconciling *all, Domain *domain)
 	sx_selection_begin(&domain->selection);
 	sx_keys_end(domain->held, domain->nrows);
 	portal = sx_selection_query(&domain->selection,
-								compare_query(&domain->selection), NULL);
+								compare_query(&domain->selection,
+											  versions_hold(domain)), NULL);
 	for (;;)
 	{
 		MemoryContext old;

@@ -109,10 +109,9 @@ sx_validity_of_cursor(SxCursor *cursor, Snapshot snapshot)
 	return NULL;
 }
 
-/* Whether a reset marker is new to this set. */
-static bool
-has_new_marker(SxTable *table, const SxSnapshot *seen, Snapshot snapshot,
-			   const SxSnapshot *now, uint64 own)
+bool
+sx_validity_has_marker(SxTable *table, const SxSnapshot *seen,
+					   Snapshot snapshot, const SxSnapshot *now, uint64 own)
 {
 	uint64		newest = sx_logscan_newest_marker(table->root, snapshot, now,
 												  sx_snapshot_xmin(seen));
@@ -136,7 +135,7 @@ sx_validity_of_log(SxTable *table, const SxSnapshot *seen, Snapshot snapshot,
 {
 	if (sx_snapshot_xmin(seen) < sx_logscan_pruned_below(table->root, snapshot))
 		return &pruned;
-	if (has_new_marker(table, seen, snapshot, now, own))
+	if (sx_validity_has_marker(table, seen, snapshot, now, own))
 		return &marker;
 	return NULL;
 }

@@ -41,6 +41,11 @@ extern const SxReset *sx_validity_of_cursor(SxCursor *cursor,
 extern void sx_validity_check_snapshot(const SxSnapshot *now,
 									   const SxSnapshot *seen);
 
+/* Whether a reset marker is new to "seen", as far as markers reach back. */
+extern bool sx_validity_has_marker(SxTable *table, const SxSnapshot *seen,
+								   Snapshot snapshot, const SxSnapshot *now,
+								   uint64 own);
+
 /*
  * Whether a table's log reaches back to "seen", and no reset marker is new to
  * it. "own" is the reader's transaction, or 0. Returns why not, or NULL.

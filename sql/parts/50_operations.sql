@@ -47,7 +47,8 @@ BEGIN
         EXECUTE format('DELETE FROM %s WHERE xid < $1', l.log) USING below;
         GET DIAGNOSTICS n = ROW_COUNT;
         entries := entries + n;
-        DELETE FROM sync.reset_marker m WHERE m.rel = l.rel AND m.xid < below;
+        -- the newest is kept: reconciling asks for it, however late
+        DELETE FROM sync.reset_marker m WHERE m.rel = l.rel AND m.xid < newest_marker;
         UPDATE sync.change_log c
            SET pruned_below = (newest::text::numeric + 1)::text::xid8
          WHERE c.rel = l.rel AND c.pruned_below <= newest;

@@ -3,7 +3,7 @@
 -- sync.reconcile: a client's whole copy and the database become equal.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(182);
+SELECT plan(197);
 
 CREATE TABLE doc (id int PRIMARY KEY, team int NOT NULL DEFAULT 1, v text, n int);
 SELECT sync.track('doc', scope => '{team}');
@@ -278,6 +278,40 @@ SELECT is(jsonb_array_length(:'dry'::jsonb #> '{domains,doc,stored}') || ' ' || 
 SELECT apply(:'wet', 'doc', '{id}') \g /dev/null
 SELECT same('doc', 'SELECT to_jsonb(d) FROM doc d', 'and then does');
 
+-- rows that say something else under the same version: "since" tells
+CREATE TABLE ware (id int PRIMARY KEY, v text);
+SELECT sync.track('ware');
+INSERT INTO ware SELECT g, 'w' FROM generate_series(1, 5) g;
+SELECT ask('{ware}') AS answer \gset
+SELECT apply(:'answer', 'ware', '{id}') \g /dev/null
+SELECT :'answer'::jsonb #> '{domains,ware,cursor}' AS since \gset
+SELECT is(apply(ask('{ware}', per_domain => jsonb_build_object('since', :'since'::jsonb)), 'ware', '{id}'), 'ware: +0 -0 stored 0 deleted 0 send 0 refused 0', 'since the cursor nothing was made void');
+SELECT pg_sleep(1.1) \g /dev/null
+UPDATE ware SET v = 'x' WHERE id = 1;
+SELECT pg_sleep(1.1) \g /dev/null
+UPDATE ware SET v = 'y' WHERE id = 1;
+SELECT cmp_ok(sync.prune('0'), '>', 0::bigint, 'even where the log was pruned,');
+SELECT is(apply(ask('{ware}', per_domain => jsonb_build_object('since', :'since'::jsonb)), 'ware', '{id}'), 'ware: +1 -0 stored 0 deleted 0 send 0 refused 0', 'versions hold');
+ALTER TABLE ware ADD COLUMN price int DEFAULT 7;
+SELECT is(apply(ask('{ware}'), 'ware', '{id}'), 'ware: +0 -0 stored 0 deleted 0 send 0 refused 0', 'a column with a default changes no version');
+UPDATE copy SET data = data || '{"v": "mine"}', change = 'changed' WHERE dom = 'ware' AND key ->> 'id' = '2';
+UPDATE copy SET change = 'deleted' WHERE dom = 'ware' AND key ->> 'id' = '3';
+SELECT ask('{ware}', per_domain => jsonb_build_object('since', :'since'::jsonb)) AS answer \gset
+SELECT is(apply(:'answer', 'ware', '{id}'), 'ware: +4 -0 stored 1 deleted 1 send 0 refused 0', 'but who says since when gets the rows');
+SELECT same('ware', 'SELECT to_jsonb(d) FROM ware d', 'equal');
+SELECT is(apply(ask('{ware}', per_domain => jsonb_build_object('since', :'answer'::jsonb #> '{domains,ware,cursor}')), 'ware', '{id}'), 'ware: +0 -0 stored 0 deleted 0 send 0 refused 0', 'once');
+SELECT sync.prune('0') \g /dev/null
+SELECT is(apply(ask('{ware}', per_domain => jsonb_build_object('since', :'since'::jsonb)), 'ware', '{id}'), 'ware: +4 -0 stored 0 deleted 0 send 0 refused 0', 'also long after');
+SELECT pg_sleep(1.1) \g /dev/null
+UPDATE ware SET v = 'z' WHERE id = 1;
+SELECT apply(ask('{ware}'), 'ware', '{id}') \g /dev/null
+SELECT is(apply(ask('{ware}', per_domain => jsonb_build_object('since', (SELECT modified_at FROM sync.changes('ware') WHERE op = 'up-to-date'))), 'ware', '{id}'), 'ware: +0 -0 stored 0 deleted 0 send 0 refused 0', 'a time will do');
+SELECT is(apply(ask('{ware}', per_domain => '{"since": "2020-01-01T00:00:00Z"}'), 'ware', '{id}'), 'ware: +4 -0 stored 0 deleted 0 send 0 refused 0', 'one that nobody remembers: all rows');
+SELECT is(apply(ask('{ware}', '{"dry_run": true}', per_domain => '{"since": "2020-01-01T00:00:00Z"}'), 'ware', '{id}'), 'ware: +4 -0 stored 0 deleted 0 send 0 refused 0', 'in a dry run, too');
+SELECT sync.reset('ware') \g /dev/null
+SELECT is(apply(ask('{ware}', per_domain => jsonb_build_object('since', :'answer'::jsonb #> '{domains,ware,cursor}')), 'ware', '{id}'), 'ware: +4 -0 stored 0 deleted 0 send 0 refused 0', 'a reset on purpose');
+SELECT same('ware', 'SELECT to_jsonb(d) FROM ware d', 'equal');
+
 -- several tables, the one between them first by its name
 CREATE TABLE a_between (person int, club int, since date, PRIMARY KEY (club, person));
 CREATE TABLE club (id int PRIMARY KEY, name text);
@@ -419,6 +453,8 @@ SELECT bad('{"domains": {"doc": {"rows": [{"key": {"id": 1}, "nosuch": 1}]}}}', 
 SELECT bad('{"domains": {"doc": {"rows": [{"key": {"id": 1}, "modified_at": 1}]}}}', 'domains.doc.rows[0].modified_at', 'a version that is a number');
 SELECT bad('{"domains": {"doc": {"rows": [{"key": {"id": 1}, "data": [1]}]}}}', 'domains.doc.rows[0].data', 'data: an array');
 SELECT bad('{"domains": {"doc": {"rows": [{"key": {"id": 1}, "pending": "yes"}]}}}', 'domains.doc.rows[0].pending', 'pending: a string');
+SELECT helper.fails($$SELECT sync.reconcile('{"domains": {"doc": {"rows": [], "since": "yesterday evening"}}}')$$, '22P02|22007', 'since when? no cursor');
+SELECT bad('{"domains": {"doc": {"rows": [], "since": 1}}}', 'domains.doc.since', 'since: a number');
 SELECT bad('{"domains": {"doc": {"rows": [], "max_rows": 1}}}', 'domains.doc.max_rows', 'pages');
 SELECT bad('{"domains": {"doc": {"rows": []}}, "policy": "mine"}', 'mine', 'an unknown policy');
 SELECT bad('{"domains": {"doc": {"rows": []}}, "dry_run": 1}', 'dry_run', 'dry_run: a number');
