@@ -427,11 +427,82 @@ sx_session_local_ids(const SxDevice *device)
 	return ids;
 }
 
-/* The part of a foreign key that a provisional key can stand in. */
-static Reference *
-make_reference(SxTable *table, ForeignKeyCacheInfo *info)
+/*
+ * Columns of a table whose values are those of columns of another: a foreign
+ * key, or several of them one after the other, as where
+ *
+ *	tree (company, plot) -> plot (company, id),  plot (company) -> company (id)
+ *
+ * and a provisional company stands in a tree.
+ */
+typedef struct Link
 {
-	SxTable    *target = sx_tracked_get(info->confrelid);
+	Oid			relid;			/* the other */
+	int			n;
+	AttrNumber	here[INDEX_MAX_KEYS];
+	AttrNumber	there[INDEX_MAX_KEYS];
+} Link;
+
+/*
+ * What a foreign key of the table at the end of a link makes of it, or NULL.
+ * Without a link it is the foreign key itself.
+ */
+static Link *
+go_on(const Link *link, const ForeignKeyCacheInfo *info)
+{
+	Link	   *next = palloc0(sizeof(Link));
+
+	next->relid = info->confrelid;
+	next->n = info->nkeys;
+	for (int j = 0; j < info->nkeys; j++)
+	{
+		int			i = 0;
+
+		while (link != NULL && i < link->n && link->there[i] != info->conkey[j])
+			i++;
+		if (link != NULL && i == link->n)
+			return NULL;
+		next->here[j] = link != NULL ? link->here[i] : info->conkey[j];
+		next->there[j] = info->confkey[j];
+	}
+	return next;
+}
+
+/* Foreign keys may go in circles. */
+static bool
+is_there(List *links, const Link *link)
+{
+	ListCell   *cell;
+
+	foreach(cell, links)
+		if (memcmp(lfirst(cell), link, sizeof(Link)) == 0)
+			return true;
+	return false;
+}
+
+/* Those that begin with "from", or at the table itself where it is NULL. */
+static List *
+add_links(List *links, const Link *from, Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	ListCell   *cell;
+
+	foreach(cell, copyObject(RelationGetFKeyList(rel)))
+	{
+		Link	   *next = go_on(from, lfirst(cell));
+
+		if (next != NULL && !is_there(links, next))
+			links = lappend(links, next);
+	}
+	table_close(rel, AccessShareLock);
+	return links;
+}
+
+/* The part of a link that a provisional key can stand in, or NULL. */
+static Reference *
+make_reference(SxTable *table, const Link *link)
+{
+	SxTable    *target = sx_tracked_get(link->relid);
 	Reference  *reference = palloc0(sizeof(Reference));
 	Bitmapset  *made;
 	int			place = -1;
@@ -442,18 +513,38 @@ make_reference(SxTable *table, ForeignKeyCacheInfo *info)
 	made = sx_mutation_made_columns(target);
 	while ((place = bms_next_member(made, place)) >= 0)
 	{
-		int			i;
+		int			i = 0;
 
-		for (i = 0; i < info->nkeys; i++)
-			if (info->confkey[i] == target->keys[place].attnum)
-				break;
-		if (i == info->nkeys)
+		while (i < link->n && link->there[i] != target->keys[place].attnum)
+			i++;
+		if (i == link->n)
 			return NULL;
 		reference->columns[reference->n] = get_attname(table->root,
-													   info->conkey[i], false);
+													   link->here[i], false);
 		reference->made[reference->n++] = pstrdup(target->keys[place].name);
 	}
 	return reference->n > 0 ? reference : NULL;
+}
+
+/* Where provisional keys of other tables, or of its own, can stand in it. */
+static List *
+references_of(SxTable *table)
+{
+	List	   *links = NIL;
+	List	   *references = NIL;
+
+	links = add_links(links, NULL, table->root);
+	for (int i = 0; i < list_length(links); i++)
+	{
+		Link	   *link = list_nth(links, i);
+		Reference  *reference = make_reference(table, link);
+
+		CHECK_FOR_INTERRUPTS();
+		if (reference != NULL)
+			references = lappend(references, reference);
+		links = add_links(links, link, link->relid);
+	}
+	return references;
 }
 
 static Referrer *
@@ -461,7 +552,6 @@ referrer_of(SxLocalIds *ids, SxTable *table)
 {
 	ListCell   *cell;
 	Referrer   *referrer;
-	Relation	rel;
 	MemoryContext old;
 	Bitmapset  *made;
 	int			place = -1;
@@ -479,15 +569,7 @@ referrer_of(SxLocalIds *ids, SxTable *table)
 	while ((place = bms_next_member(made, place)) >= 0)
 		referrer->made = lappend(referrer->made,
 								 pstrdup(table->keys[place].name));
-	rel = table_open(table->root, AccessShareLock);
-	foreach(cell, copyObject(RelationGetFKeyList(rel)))
-	{
-		Reference  *reference = make_reference(table, lfirst(cell));
-
-		if (reference != NULL)
-			referrer->references = lappend(referrer->references, reference);
-	}
-	table_close(rel, AccessShareLock);
+	referrer->references = references_of(table);
 	ids->referrers = lappend(ids->referrers, referrer);
 	MemoryContextSwitchTo(old);
 	return referrer;

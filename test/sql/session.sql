@@ -100,6 +100,38 @@ SELECT is(short(push(:'session', '[
 	{"op": "delete", "domain": "tree", "key": {"company": 7, "plot": "p2", "nr": 1}}]')), 'applied, applied p1, applied p2, applied, applied', 'composite keys and foreign keys');
 SELECT is((SELECT string_agg(concat_ws(' ', a.title, b.title, t.nr), ', ' ORDER BY a.title) FROM plot a JOIN plot b ON (b.company, b.id) = (a.company, a.main) LEFT JOIN tree t ON (t.company, t.plot) = (a.company, a.id)), 'first second 1, second first', 'hold as well');
 
+-- references by way of another table's foreign key
+CREATE TABLE company (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, home bigint);
+CREATE TABLE site (company bigint REFERENCES company, id serial, PRIMARY KEY (company, id));
+CREATE TABLE visit (company bigint, site int, nr int, PRIMARY KEY (company, site, nr), FOREIGN KEY (company, site) REFERENCES site);
+CREATE TABLE photo (company bigint, site int, visit int, name text, PRIMARY KEY (company, site, visit, name), FOREIGN KEY (company, site, visit) REFERENCES visit);
+CREATE TABLE badge (company bigint PRIMARY KEY REFERENCES company DEFERRABLE INITIALLY DEFERRED, v text);
+CREATE TABLE wearer (badge bigint PRIMARY KEY REFERENCES badge, name text);
+ALTER TABLE company ADD FOREIGN KEY (home) REFERENCES badge DEFERRABLE INITIALLY DEFERRED;
+SELECT sync.track('company'), sync.track('site'), sync.track('visit'), sync.track('photo'), sync.track('badge'), sync.track('wearer') \gset
+SELECT is(short(push(:'session', '[
+	{"op": "insert", "domain": "photo", "data": {"company": "c1", "site": "s1", "visit": 1, "name": "front"}},
+	{"op": "insert", "domain": "wearer", "data": {"badge": "c1", "name": "bea"}},
+	{"op": "insert", "domain": "visit", "data": {"company": "c1", "site": "s1", "nr": 1}},
+	{"op": "insert", "domain": "site", "pending": true, "data": {"company": "c1", "id": "s1"}},
+	{"op": "insert", "domain": "badge", "data": {"company": "c1", "v": "gold"}},
+	{"op": "insert", "domain": "company", "pending": true, "data": {"id": "c1", "name": "Acme", "home": "c1"}}]')), 'applied, applied, applied, applied s1, applied, applied c1', 'references by way of other tables, children first');
+SELECT is((SELECT concat_ws(' ', c.name, p.name, w.name, h.v) FROM company c JOIN photo p ON p.company = c.id JOIN wearer w ON w.badge = c.id JOIN badge h ON h.company = c.home), 'Acme front bea gold', 'are the company''s key');
+SELECT is(short(push(:'session', '[{"op": "update", "domain": "photo", "key": {"company": "c1", "site": "s1", "visit": 1, "name": "front"}, "data": {"name": "back"}}, {"op": "delete", "domain": "wearer", "key": {"badge": "c1"}}]')), 'applied, applied', 'also in keys of later pushes');
+DROP TABLE company, site, visit, photo, badge, wearer;
+
+-- partitions
+CREATE TABLE album (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text) PARTITION BY RANGE (id);
+CREATE TABLE album_1 PARTITION OF album DEFAULT;
+CREATE TABLE song (id uuid DEFAULT gen_random_uuid(), album bigint REFERENCES album, year int, title text, PRIMARY KEY (year, id)) PARTITION BY LIST (year);
+CREATE TABLE song_1 PARTITION OF song DEFAULT;
+SELECT sync.track('album'), sync.track('song') \gset
+SELECT is(short(push(:'session', '[
+	{"op": "insert", "domain": "song", "pending": true, "data": {"id": "s1", "album": "a1", "year": 1971, "title": "first"}},
+	{"op": "insert", "domain": "album", "pending": true, "data": {"id": "a1", "title": "blue"}}]')), 'applied s1, applied a1', 'partitioned tables');
+SELECT is((SELECT concat_ws(' ', a.title, s.title) FROM song s JOIN album a ON a.id = s.album), 'blue first', 'in both places');
+DROP TABLE song, album;
+
 -- 4. pull
 SELECT sync.pull(jsonb_build_object('session', :'session', 'domains', '{"orders": {}, "line": {}}'::jsonb)) AS p \gset
 SELECT is(jsonb_array_length(:'p'::jsonb #> '{domains,orders,upsert}'), 2, 'a pull in the session, with the session''s own records');
