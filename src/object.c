@@ -11,28 +11,13 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+
 #include "sync_ext.h"
 #include "object.h"
 
 /* Members that are allocated together. */
 #define POOL_PAIRS 1024
-
-/* The tree of a packed value, as a value inside of another cannot be packed. */
-static JsonbValue *
-unpack(JsonbContainer *container)
-{
-	JsonbParseState *state = NULL;
-	JsonbValue *whole = NULL;
-	JsonbIterator *iterator = JsonbIteratorInit(container);
-	JsonbIteratorToken token;
-	JsonbValue	value;
-
-	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
-		whole = pushJsonbValue(&state, token,
-							   token == WJB_KEY || token == WJB_VALUE ||
-							   token == WJB_ELEM ? &value : NULL);
-	return whole;
-}
 
 void
 sx_object_add(SxObject *object, const char *name, const JsonbValue *value)
@@ -43,8 +28,7 @@ sx_object_add(SxObject *object, const char *name, const JsonbValue *value)
 	pair->key.type = jbvString;
 	pair->key.val.string.val = unconstify(char *, name);
 	pair->key.val.string.len = strlen(name);
-	pair->value = value->type == jbvBinary ?
-		*unpack(value->val.binary.data) : *value;
+	pair->value = *value;
 	pair->order = object->n;
 }
 
@@ -83,31 +67,85 @@ is_before(const JsonbValue *a, const JsonbValue *b)
 	return memcmp(a->val.string.val, b->val.string.val, a->val.string.len) < 0;
 }
 
+static JsonbPair *
+take_pairs(SxObjectPool *pool, int n)
+{
+	JsonbPair  *pairs;
+
+	if (pool->left < n)
+	{
+		pool->left = Max(n, POOL_PAIRS);
+		pool->pairs = palloc(sizeof(JsonbPair) * pool->left);
+	}
+	pairs = pool->pairs;
+	pool->pairs += n;
+	pool->left -= n;
+	return pairs;
+}
+
+/* The tree of a packed value, as a value inside of another cannot be packed. */
+static JsonbValue
+unpack(JsonbContainer *container, SxObjectPool *pool)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(container);
+	JsonbIteratorToken token;
+	JsonbValue	whole;
+	JsonbValue	value;
+	JsonbPair  *pairs = NULL;
+	JsonbValue *elems = NULL;
+	int			n = 0;
+
+	check_stack_depth();
+	if (JsonContainerIsObject(container))
+	{
+		pairs = take_pairs(pool, JsonContainerSize(container));
+		whole.type = jbvObject;
+		whole.val.object.nPairs = JsonContainerSize(container);
+		whole.val.object.pairs = pairs;
+	}
+	else
+	{
+		elems = palloc(sizeof(JsonbValue) * Max(JsonContainerSize(container), 1));
+		whole.type = jbvArray;
+		whole.val.array.nElems = JsonContainerSize(container);
+		whole.val.array.elems = elems;
+		whole.val.array.rawScalar = JsonContainerIsScalar(container);
+	}
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			pairs[n].key = value;
+		if (token != WJB_VALUE && token != WJB_ELEM)
+			continue;
+		if (value.type == jbvBinary)
+			value = unpack(value.val.binary.data, pool);
+		if (token == WJB_VALUE)
+			pairs[n++].value = value;
+		else
+			elems[n++] = value;
+	}
+	return whole;
+}
+
 JsonbValue
 sx_object_finish(SxObject *object, SxObjectPool *pool)
 {
-	JsonbValue	value;
-	JsonbPair  *pairs;
-
-	if (pool->left < object->n)
-	{
-		pool->pairs = palloc(sizeof(JsonbPair) * POOL_PAIRS);
-		pool->left = POOL_PAIRS;
-	}
-	pairs = pool->pairs;
-	pool->pairs += object->n;
-	pool->left -= object->n;
+	JsonbPair  *pairs = take_pairs(pool, object->n);
+	JsonbValue	whole;
 
 	for (int i = 0; i < object->n; i++)
 	{
+		JsonbValue *value = &object->pairs[i].value;
 		int			place = i;
 
+		if (value->type == jbvBinary)
+			*value = unpack(value->val.binary.data, pool);
 		for (; place > 0 && is_before(&object->pairs[i].key, &pairs[place - 1].key); place--)
 			pairs[place] = pairs[place - 1];
 		pairs[place] = object->pairs[i];
 	}
-	value.type = jbvObject;
-	value.val.object.nPairs = object->n;
-	value.val.object.pairs = pairs;
-	return value;
+	whole.type = jbvObject;
+	whole.val.object.nPairs = object->n;
+	whole.val.object.pairs = pairs;
+	return whole;
 }

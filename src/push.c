@@ -819,8 +819,8 @@ typedef struct Telling
 {
 	SxMutation **mutations;
 	SxShape    *shape;
-	TupleDesc	desc;
 	MemoryContext context;
+	MemoryContext scratch;
 } Telling;
 
 static bool
@@ -829,23 +829,27 @@ take_row(void *arg, SxRow *row)
 	Telling    *telling = arg;
 	SxMutation *mutation = telling->mutations[row->ord];
 	MemoryContext old;
+	Jsonb	   *data;
 
 	if (!row->selected)
 		return true;
-	old = MemoryContextSwitchTo(telling->context);
 	if (row->has_modified_at)
 	{
 		mutation->has_modified_at = true;
 		mutation->modified_at = row->modified_at;
 	}
 	if (!mutation->tell)
-		;						/* only the version was asked for */
-	else if (row->is_plain)
-		mutation->data = sx_rowjson_row(telling->shape,
-										DatumGetHeapTupleHeader(row->data));
-	else
-		mutation->data = (Jsonb *) PG_DETOAST_DATUM_COPY(row->data);
-	MemoryContextSwitchTo(old);
+		return true;			/* only the version was asked for */
+
+	/* what building it leaves behind is not kept */
+	old = MemoryContextSwitchTo(telling->scratch);
+	data = row->is_plain ?
+		sx_rowjson_row(telling->shape, DatumGetHeapTupleHeader(row->data)) :
+		DatumGetJsonbP(row->data);
+	(void) MemoryContextSwitchTo(telling->context);
+	mutation->data = (Jsonb *) PG_DETOAST_DATUM_COPY(JsonbPGetDatum(data));
+	(void) MemoryContextSwitchTo(old);
+	MemoryContextReset(telling->scratch);
 	return true;
 }
 
@@ -863,6 +867,7 @@ tell_rows(Push *push, SxTable *table, SxMutation **mutations, int n)
 	telling.mutations = mutations;
 	telling.shape = sx_rowjson_shape(table->row);
 	telling.context = push->context;
+	telling.scratch = push->step;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(push->context);

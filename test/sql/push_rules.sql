@@ -250,6 +250,10 @@ SELECT says(ARRAY[m('insert', 'deep', format('{"id": 1, "j": %s1%s}', repeat('['
 	m('insert', 'deep', format('{"id": %s1%s}', repeat('[', 2000), repeat(']', 2000))), m('insert', 'deep', '{"id": 4}', format('{"base": %s1%s}', repeat('[', 2000), repeat(']', 2000)))],
 	'applied, applied, rejected 22P02, rejected 22023', 'deeply nested');
 SELECT is((SELECT length(j::text) FROM deep WHERE id = 1), 4001, 'and kept');
+SELECT is(push(ARRAY[m('insert', 'deep', '{"id": 1}')]) #> '{results,0,data}', (SELECT to_jsonb(d) FROM deep d WHERE id = 1), 'and told');
+INSERT INTO deep VALUES (6, '{"a": [], "b": {}, "c": [[], {}, [[1, null], "x"]], "dd": true, "e": null, "f": 1.50, "": "", "g": {"h": {"i": [{"j": false}]}}}'), (7, '[]'), (8, '17'), (9, 'null');
+SELECT is((SELECT jsonb_agg(r -> 'data' -> 'j') FROM jsonb_array_elements(push(ARRAY[m('insert', 'deep', '{"id": 6}'), m('insert', 'deep', '{"id": 7}'), m('insert', 'deep', '{"id": 8}'), m('insert', 'deep', '{"id": 9}')]) -> 'results') r),
+	(SELECT jsonb_agg(j ORDER BY id) FROM deep WHERE id BETWEEN 6 AND 9), 'values of every shape are told as they are');
 SELECT says(ARRAY[m('insert', 'deep', jsonb_build_object('id', 5, 't', repeat('x', 1000000))::text)], 'applied', 'a long value');
 SELECT helper.refused($$SELECT sync.push('{"mutations": [{}, {}, 17]}')$$, '22023', 'mutations[2]', 'what is no mutation is named by its place');
 
