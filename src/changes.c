@@ -1136,30 +1136,33 @@ take_excluded(void *arg, SxRow *row)
 }
 
 /*
- * Removes keys that the client names and that are not selected. False when
- * the page is full before all were looked at; reading->loaded says how many.
+ * Removes keys that the client names and that are not selected, from a place
+ * on, which is moved on. False when the page is full before all were looked at.
  */
 static bool
-tell_excluded_removes(Reading *reading)
+tell_excluded_removes(Reading *reading, uint32 *place)
 {
 	int			max_rows = reading->request->max_rows;
+	List	   *keys = list_copy_tail(reading->excluded,
+									  Min(*place, (uint32) list_length(reading->excluded)));
 	Lookup		lookup;
 	Datum	  **values;
 
-	if (reading->loaded.item >= list_length(reading->excluded))
+	if (keys == NIL)
 		return true;
-	values = look_up(reading, reading->excluded, take_excluded, &lookup);
-	while (reading->loaded.item < list_length(reading->excluded))
+	values = look_up(reading, keys, take_excluded, &lookup);
+	for (int i = 0; i < list_length(keys); i++)
 	{
-		int			i = reading->loaded.item;
-
 		if (!lookup.done[i])
 		{
 			if (max_rows > 0 && reading->told >= max_rows)
 				return false;
+			/* nobody knows when it went */
+			reading->flush_all = true;
+			lookup.keys[i]->state = KEY_TOLD;
 			tell_remove(reading, values[i]);
 		}
-		reading->loaded.item++;
+		(*place)++;
 	}
 	return true;
 }
@@ -1209,7 +1212,8 @@ read_load(Reading *reading, const SxPosition *after)
 	}
 	reading->loaded.kind = SX_POSITION_LOAD;
 	reading->loaded.scan = reading->after_reset ? 1 : 0;
-	if (reading->loaded.nkeys == 0 && !tell_excluded_removes(reading))
+	if (reading->loaded.nkeys == 0 &&
+		!tell_excluded_removes(reading, &reading->loaded.item))
 		return false;
 	return load_rows(reading, reading->visible);
 }
@@ -1290,7 +1294,8 @@ tell_rights(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 	{
 		if (from->phase == SX_PHASE_ENTRIES)
 			return true;
-		start = *from;
+		if (from->phase != SX_PHASE_EXCLUDED)
+			start = *from;
 	}
 	start.kind = target != NULL ? SX_POSITION_LOG : SX_POSITION_OWN;
 	start.xid = target != NULL ? 0 : reading->own;
@@ -1340,7 +1345,8 @@ is_position(Reading *reading, const SxCursor *cursor)
 	if (position->kind == SX_POSITION_NONE)
 		return true;
 	if (!cursor->has_target ||
-		(reading->access == NULL && position->phase != SX_PHASE_ENTRIES))
+		(reading->access == NULL && position->phase != SX_PHASE_ENTRIES &&
+		 position->phase != SX_PHASE_EXCLUDED))
 		return false;
 	return position->nkeys == 0 ||
 		position->nkeys == (by_key ? reading->table->nkeys :
@@ -1504,6 +1510,24 @@ begin_round(Reading *reading, const SxSnapshot *seen, const SxPosition *from)
 }
 
 /*
+ * A delta begins with the named keys that are not selected, whatever the log
+ * says of them: a client may have been told of a row otherwise, by the answer
+ * to a push, which its question does not select. False when the page was cut,
+ * at "next".
+ */
+static bool
+tell_named(Reading *reading, const SxPosition *from, SxPosition *next)
+{
+	if (from == NULL ||
+		(from->kind != SX_POSITION_NONE && from->phase != SX_PHASE_EXCLUDED))
+		return true;
+	next->kind = SX_POSITION_LOG;
+	next->phase = SX_PHASE_EXCLUDED;
+	next->item = from->item;
+	return tell_excluded_removes(reading, &next->item);
+}
+
+/*
  * Tells what is new to "seen", phase by phase: up to the target of a page cut
  * earlier, up to now, and the reader's own.
  */
@@ -1513,6 +1537,12 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 {
 	SxPosition	next = {0};
 
+	if (!tell_named(reading, from, &next))
+	{
+		tell_more(reading, seen, target == NULL ? reading->tight : target,
+				  &next);
+		return;
+	}
 	begin_round(reading, seen, from);
 	if (target != NULL)
 	{
@@ -1659,7 +1689,7 @@ answer(Reading *reading, SxCursor *cursor)
 		low = Max(low, Max(cursor->target.xmax, cursor->read.xmax));
 	tighten(reading, low);
 	if (!cursor->has_target && reading->own == 0 &&
-		nothing_finished(reading, &cursor->seen))
+		reading->excluded == NIL && nothing_finished(reading, &cursor->seen))
 	{
 		tell_up_to_date(reading);
 		return;

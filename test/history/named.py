@@ -706,6 +706,27 @@ def exclude_in_a_delta(t):
 
 
 @case
+def exclude_of_what_was_never_selected(t):
+    """A client was told of rows otherwise, by a push perhaps: what it names and the question does not
+    select goes, though no entry says so; in pages, too, and what is new meanwhile is not lost."""
+    for max_rows in (None, 1, 2, 3):
+        table = notes(t)
+        device = t.device(table, "owner = $1", [2])
+        t.sql("INSERT INTO note (id, owner) SELECT i, 2 + i % 2 FROM generate_series(1, 12) i")
+        device.pull()
+        others = t.sql("SELECT to_jsonb(r) FROM note r WHERE owner = 3")
+        device.sub.copy.update({table.key_of(r[0]): r[0] for r in others})
+        device.sub.copy[table.key_of({"id": 77})] = {"id": 77, "modified_at": "2020-01-01T00:00:00Z"}
+        named = [{"id": d["id"], "modified_at": d["modified_at"]} for d in device.sub.copy.values()]
+        t.sql("UPDATE note SET title = 'x' WHERE id IN (1, 2)")
+        device.page(max_rows=max_rows, exclude=named, reset=False)
+        t.sql("UPDATE note SET owner = 2 WHERE id = 3; DELETE FROM note WHERE id = 4")
+        device.pull(max_rows=max_rows, exclude=named, reset=False)
+        t.equal(device.keys(), [2, 3, 6, 8, 10, 12], "keys, in pages of %s" % max_rows)
+        t.sql("DROP TABLE note")
+
+
+@case
 def same_ms_reinsert(t):
     """Deleted and inserted again within one millisecond, the row carries the time that the client
     names, and is another row."""
