@@ -56,7 +56,7 @@ class Mutation:
         self.sent = False
         self.end = None             # the answer that settled it
         self.reconciles = 0         # how often it was part of a reconcile
-        self.loose = False          # names no id: it may take effect more than once
+        self.loose = False          # it has no id, and may take effect more than once
 
     def json(self):
         out = {"domain": self.table.name, "op": self.op}
@@ -121,6 +121,7 @@ class Client(Actor):
         self.names_itself = rnd.random() < 0.7  # in pulls: its own changes are left out
         self.policy = rnd.choice(["reject", "reject", "client_wins", "newer_wins", "merge", "merge"])
         self.reuses_ids = rnd.random() < 0.15
+        self.nameless = rnd.random() < 0.08     # gives no ids: applied at least once
         self.behind = timedelta(hours=rnd.choice([0, 0, -3, 5]))
         self.copies = {t.name: self.copy(t) for t in TABLES if t.ruled == (self.user is not None)}
         self.outbox = []
@@ -287,14 +288,18 @@ class Client(Actor):
                         m.data[column] = there
             if m.op == "upsert":
                 m.data.update({c: token for c in table.texts})
-                for column in table.key + table.scope + list(table.references):
-                    m.data.setdefault(column, row[column])
+                for column in table.key + table.columns + table.scope + list(table.references):
+                    m.data.setdefault(column, row.get(column))
         if m is None:
             return None
         self.found(m)
         if rnd.random() < 0.08 and m.data is not None:
             self.poison(m)
         m.more["id"] = m.name
+        if self.nameless and m.op != "delete":
+            del m.more["id"]
+            m.loose = True
+            return m
         if self.reuses_ids and m.op != "delete":
             m.more["id"] = rnd.randrange(3)
         return m
@@ -401,6 +406,8 @@ class Client(Actor):
         name = "%s/%d" % (self.name, self.calls)
         if before is not None:
             before(name)
+        if isolation:
+            self.world.repeatable.add(name)
         flawed = "flawed." if self.world.flaw and kind in ("push", "pull", "reconcile", "end") else "sync."
         record = ("INSERT INTO call SELECT %s, %s, %s, r, a, clock_timestamp() FROM (SELECT r, to_jsonb(%s%s) AS a"
                   " FROM (SELECT %s AS r) q OFFSET 0) x RETURNING answer" % (
@@ -690,6 +697,18 @@ class Client(Actor):
                 left.append(m)
         return left
 
+    def shuffled(self, batch):
+        """In another order, that of each row apart: children come before their parents."""
+        rows = {}
+        for m in batch:
+            if m.row() is None or m.op == "update" and m.key is not None and m.row() != m.table.name_of(m.key):
+                return batch
+            rows.setdefault((m.table.name, m.row()), []).append(m)
+        order = [row for row, ms in rows.items() for _ in ms]
+        self.rnd.shuffle(order)
+        self.world.count("shuffled")
+        return [rows[row].pop(0) for row in order]
+
     def push_some(self, everything=False):
         rnd = self.rnd
         batch = self.sendable()
@@ -697,6 +716,8 @@ class Client(Actor):
             return
         if not everything and rnd.random() < 0.4:
             batch = batch[:rnd.randrange(1, len(batch) + 1)]
+        if rnd.random() < 0.2:
+            batch = self.shuffled(batch)
         self.batch = list(batch)
         request = self.base_request()
         request["client"] = self.name
@@ -718,14 +739,14 @@ class Client(Actor):
                 if cursors and rnd.random() < 0.6:
                     request["since"] = copy.cursor
         request["mutations"] = [m.json() for m in batch]
-        if rnd.random() < 0.1 and batch and not self.reuses_ids:
+        if rnd.random() < 0.1 and batch and not self.reuses_ids and not self.nameless:
             # the same twice in one push
             self.batch.append(rnd.choice(batch))
             request["mutations"].append(self.batch[-1].json())
         if self.flaw("new-ids"):
             again = self.world.number()
             for m in request["mutations"]:
-                m["id"] = "%s again %d" % (m["id"], again)
+                m["id"] = "%s again %d" % (m.get("id"), again)
         strict = inside and self.rnd.random() < 0.3
 
         def before(name):
@@ -745,7 +766,7 @@ class Client(Actor):
             raise
         if self.flaw("new-ids"):
             for m, result in zip(sent, answer["results"]):
-                result["id"] = m.more["id"]
+                result["id"] = m.more.get("id")
         self.world.count("pushes")
         results = answer["results"]
         if len(sent) > len(batch):

@@ -168,6 +168,7 @@ class World:
         self.stats = {}
         self.mutations = {}         # by the name that is unique in this run
         self.held = {}              # call: {mutation: version of the row that its author held}
+        self.repeatable = set()     # calls in transactions with one snapshot
         self.serial = 0
         self.note = lambda who, what, outcome="": None
 
