@@ -453,7 +453,7 @@ prepare(Push *push, SxMutation **twins)
 
 	if (push->session_id != NULL)
 	{
-		local_ids = sx_session_local_ids(&push->device);
+		local_ids = sx_session_local_ids(&push->device, push->mutations, push->n);
 		step_each(push, assign_step, false);
 		step_each(push, rewrite_step, false);
 	}

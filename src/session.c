@@ -391,42 +391,6 @@ put_local_id(SxLocalIds *ids, Oid root, const char *text, Jsonb *key,
 	entry->remembered = remembered;
 }
 
-SxLocalIds *
-sx_session_local_ids(const SxDevice *device)
-{
-	SxLocalIds *ids = palloc0(sizeof(SxLocalIds));
-	Oid			types[] = {INT8OID};
-	Datum		values[] = {Int64GetDatum(device->number)};
-	HASHCTL		control;
-	int			n;
-
-	memset(&control, 0, sizeof(control));
-	control.keysize = sizeof(LocalIdKey);
-	control.entrysize = sizeof(LocalId);
-	control.hash = hash_local_id;
-	control.match = match_local_ids;
-	control.hcxt = CurrentMemoryContext;
-	ids->context = CurrentMemoryContext;
-	ids->map = hash_create("sync_ext provisional keys", 64, &control,
-						   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-	connect_spi();
-	n = run("SELECT rel::pg_catalog.oid, local_id, key FROM sync.local_id WHERE device OPERATOR(pg_catalog.=) $1",
-			1, types, values, NULL, false);
-	for (int i = 0; i < n; i++)
-	{
-		bool		isnull;
-		Oid			root = DatumGetObjectId(column(i, 1, &isnull));
-		char	   *provisional = TextDatumGetCString(column(i, 2, &isnull));
-		MemoryContext old = MemoryContextSwitchTo(ids->context);
-		Jsonb	   *key = (Jsonb *) PG_DETOAST_DATUM_COPY(column(i, 3, &isnull));
-
-		put_local_id(ids, root, provisional, key, true);
-		MemoryContextSwitchTo(old);
-	}
-	SPI_finish();
-	return ids;
-}
-
 /*
  * Columns of a table whose values are those of columns of another: a foreign
  * key, or several of them one after the other, as where
@@ -619,6 +583,109 @@ own_text(SxMutation *mutation, Referrer *referrer)
 
 	return text_of(mutation->key_json != NULL ? mutation->key_json :
 				   mutation->data_json, n, names);
+}
+
+static SxLocalIds *
+make_local_ids(void)
+{
+	SxLocalIds *ids = palloc0(sizeof(SxLocalIds));
+	HASHCTL		control;
+
+	memset(&control, 0, sizeof(control));
+	control.keysize = sizeof(LocalIdKey);
+	control.entrysize = sizeof(LocalId);
+	control.hash = hash_local_id;
+	control.match = match_local_ids;
+	control.hcxt = CurrentMemoryContext;
+	ids->context = CurrentMemoryContext;
+	ids->map = hash_create("sync_ext provisional keys", 64, &control,
+						   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	return ids;
+}
+
+static int
+ask_for(SxKeys *keys, Oid root, const char *text)
+{
+	Datum		row[2];
+	bool		nulls[2] = {false};
+
+	if (text == NULL || strlen(text) > SX_MUTATION_ID_LENGTH)
+		return 0;
+	row[0] = ObjectIdGetDatum(root);
+	row[1] = CStringGetTextDatum(text);
+	sx_keys_put(keys, row, nulls);
+	return 1;
+}
+
+/* Whatever in a mutation may be a provisional key; returns how many. */
+static int
+ask_for_all(SxLocalIds *ids, SxKeys *keys, SxMutation *mutation)
+{
+	Referrer   *referrer = referrer_of(ids, mutation->table);
+	int			n = ask_for(keys, mutation->table->root,
+							own_text(mutation, referrer));
+	Jsonb	   *objects[] = {
+		mutation->key_json, mutation->data_json, mutation->assumed_json
+	};
+	ListCell   *cell;
+
+	foreach(cell, referrer->references)
+	{
+		Reference  *reference = lfirst(cell);
+
+		for (int i = 0; i < (int) lengthof(objects); i++)
+			n += ask_for(keys, reference->root,
+						 text_of(objects[i], reference->n, reference->columns));
+	}
+	return n;
+}
+
+static void
+take_local_ids(SxLocalIds *ids, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		Oid			root = DatumGetObjectId(column(i, 1, &isnull));
+		char	   *provisional = TextDatumGetCString(column(i, 2, &isnull));
+		MemoryContext old = MemoryContextSwitchTo(ids->context);
+		Jsonb	   *key = (Jsonb *) PG_DETOAST_DATUM_COPY(column(i, 3, &isnull));
+
+		put_local_id(ids, root, provisional, key, true);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+SxLocalIds *
+sx_session_local_ids(const SxDevice *device, SxMutation **mutations, int n)
+{
+	SxLocalIds *ids = make_local_ids();
+	TupleDesc	desc = CreateTemplateTupleDesc(2);
+	Oid			types[] = {INT8OID};
+	Datum		values[] = {Int64GetDatum(device->number)};
+	SxKeys	   *keys;
+	int			asked = 0;
+
+	TupleDescInitEntry(desc, 1, "rel", REGCLASSOID, -1, 0);
+	TupleDescInitEntry(desc, 2, "local_id", TEXTOID, -1, 0);
+	connect_spi();
+	keys = sx_keys_begin(desc);
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (mutations[i]->status == SX_STATUS_OPEN)
+			asked += ask_for_all(ids, keys, mutations[i]);
+	}
+	sx_keys_end(keys, 1);
+	if (asked > 0)
+		take_local_ids(ids, run("SELECT l.rel::pg_catalog.oid, l.local_id, l.key FROM " SX_KEYS " k"
+								" JOIN sync.local_id l ON l.device OPERATOR(pg_catalog.=) $1"
+								" AND l.rel OPERATOR(pg_catalog.=) k.rel"
+								" AND l.local_id OPERATOR(pg_catalog.=) k.local_id",
+								1, types, values, NULL, false));
+	tuplestore_end(keys->store);
+	SPI_finish();
+	return ids;
 }
 
 /* A key for a new row, from the defaults of the columns that have one. */

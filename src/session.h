@@ -37,8 +37,12 @@ extern void sx_session_use(const char *id, const int64 *offset);
 /* The provisional keys of a client, with those that a push brings. */
 typedef struct SxLocalIds SxLocalIds;
 
-/* Those that are remembered, in the current memory context. */
-extern SxLocalIds *sx_session_local_ids(const SxDevice *device);
+/*
+ * Those that are remembered of a client, as far as the mutations that are still
+ * open may mean them: it may have more than fit. In the current memory context.
+ */
+extern SxLocalIds *sx_session_local_ids(const SxDevice *device,
+										SxMutation **mutations, int n);
 
 /*
  * Makes the real key of a mutation whose key is provisional, or takes the one
