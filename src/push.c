@@ -833,6 +833,10 @@ take_row(void *arg, SxRow *row)
 
 	if (!row->selected)
 		return true;
+	/* a snapshot from before another one's deletion sees two rows of the key */
+	if (mutation->status == SX_STATUS_APPLIED && mutation->has_modified_at &&
+		row->has_modified_at && row->modified_at != mutation->modified_at)
+		return true;
 	if (row->has_modified_at)
 	{
 		mutation->has_modified_at = true;

@@ -325,6 +325,15 @@ local_column(SxTable *table, AttrNumber attnum)
 	return watch->map[attnum - 1];
 }
 
+static bool
+is_key(SxTable *table, AttrNumber attnum)
+{
+	for (int i = 0; i < table->nkeys; i++)
+		if (table->keys[i].attnum == attnum)
+			return true;
+	return false;
+}
+
 /*
  * Whether a row is now what its author holds: what it sent, and in the other
  * columns what was there; or nothing, where it was not there.
@@ -359,13 +368,19 @@ is_as_sent(SxTable *table, SxMutation *mutation, TupleTableSlot *old,
 		}
 		else if (old != NULL)
 			expected = slot_getattr(old, local, &expected_null);
+		else if (!is_key(root, attnum))
+		{
+			/* its author may hold a row of that key, which is gone */
+			if (mutation->op == SX_MUTATION_UPSERT &&
+				attnum != root->deleted_at && attr->attgenerated == '\0')
+				return false;
+		}
 		else
-			for (int j = 0; j < root->nkeys; j++)
-				if (root->keys[j].attnum == attnum)
-				{
-					expected = mutation->has_key ? mutation->key[j] : value;
-					expected_null = false;
-				}
+		{
+			/* a key that a trigger made is told anyway */
+			expected = value;
+			expected_null = false;
+		}
 		if (isnull != expected_null ||
 			(!isnull && !datum_image_eq(value, expected, attr->attbyval,
 										attr->attlen)))

@@ -66,7 +66,7 @@ SELECT says(ARRAY[m('upsert', 'doc', '{"id": 1, "title": "mine"}')], 'conflict+'
 SELECT says(ARRAY[m('insert', 'doc', '{"id": 1, "title": "AA"}')], 'applied+', 'a row that equals the mutation already');
 SELECT says(ARRAY[m('update', 'doc', '{"id": 1, "n": 2}', :'base1')], 'applied+', 'also against a base');
 SELECT says(ARRAY[m('upsert', 'doc', '{"id": 77, "n": 2}', :'base1')], 'conflict', 'an upsert of a row that was known and is gone');
-SELECT says(ARRAY[m('upsert', 'doc', '{"id": 77, "n": 2}', :'base1')], 'applied', 'client_wins inserts it', '{"policy": "client_wins"}');
+SELECT says(ARRAY[m('upsert', 'doc', '{"id": 77, "n": 2}', :'base1')], 'applied+', 'client_wins inserts it', '{"policy": "client_wins"}');
 SELECT is(doc(1), 'AA|b|2', 'a conflict writes nothing');
 
 -- 3. assumed
@@ -126,7 +126,7 @@ SELECT base('team', 1) AS team1 \gset
 SELECT other('UPDATE team SET name = ''theirs''');
 SELECT says(ARRAY[m('insert', 'member', '{"team": 1, "person": 4}'), m('update', 'team', '{"id": 1, "name": "mine"}', :'team1')], 'applied, conflict+', 'a cascade over another''s change hides no conflict');
 SELECT says(ARRAY[m('update', 'team', '{"id": 1, "name": "mine"}', :'team1')], 'conflict+', 'nor later');
-SELECT says(ARRAY[m('delete', 'doc', '{"id": 10}'), m('upsert', 'doc', '{"id": 10, "title": "again"}', :'base10')], 'applied, applied', 'deleted and made again');
+SELECT says(ARRAY[m('delete', 'doc', '{"id": 10}'), m('upsert', 'doc', '{"id": 10, "title": "again"}', :'base10')], 'applied, applied+', 'deleted and made again');
 
 -- 6. since
 SELECT sync.current_cursor() AS c \gset

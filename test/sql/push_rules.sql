@@ -54,6 +54,8 @@ SELECT push(ARRAY[m('upsert', 'orders', '{"id": 20, "a": "1"}')]) #>> '{results,
 SELECT says(ARRAY[m('update', 'orders', '{"id": 20, "a": "2"}', jsonb_build_object('base', :'at')::text)], 'applied', 'the client has its last version');
 SELECT says(ARRAY[m('update', 'orders', '{"id": 20, "a": "3"}', jsonb_build_object('base', :'at')::text)], 'applied+', 'it has not: the answer may be lost, so the row is told');
 
+SELECT says(ARRAY[m('upsert', 'orders', '{"id": 21, "a": "1"}'), m('upsert', 'orders', '{"id": 22, "a": "1", "lines": 3}'), m('insert', 'orders', '{"id": 23, "a": "1", "lines": 3}')], 'applied+, applied, applied', 'who upserts a part of a row may hold the rest, of a row that was deleted');
+
 -- 4. base: versions from before tracking have microseconds, clients' clocks milliseconds
 CREATE TABLE old (id int PRIMARY KEY, v text, modified_at timestamptz NOT NULL);
 INSERT INTO old SELECT i, 'a', '2026-01-01 12:00:00.123456+00' FROM generate_series(1, 4) i;
