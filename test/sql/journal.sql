@@ -2,7 +2,7 @@
 \i test/setup.sql
 -- Streams: storing, reading, compacting.
 BEGIN;
-SELECT plan(72);
+SELECT plan(76);
 
 CREATE FUNCTION pg_temp.entry(id text, VARIADIC actions text[]) RETURNS jsonb LANGUAGE sql AS
 $$ SELECT jsonb_build_object('id', id, 'actions', (SELECT jsonb_agg(jsonb_build_object('id', a, 'at', 1) ORDER BY n)
@@ -96,6 +96,17 @@ SELECT cursor AS ids FROM sync.entries('s', ids => '{e1,e4}', max_rows => 1) WHE
 SELECT is(pg_temp.told(format('SELECT * FROM sync.entries(''s'', %L, ids => ''{e1,e4}'', max_rows => 1)', :'ids')), 'e4(a5) .', 'in pages');
 SELECT is(pg_temp.told(format('SELECT * FROM sync.entries(''s'', %L, ids => ''{e1,e5}'')', :'ids')), 'reset(other_question) e1(a1) e5(a6) .', 'of one question');
 SELECT is(pg_temp.told(format('SELECT * FROM sync.entries(''s'', %L)', :'ids')), 'reset(other_question) e1(a1) e2(a2 a3) e3(a4) e4(a5) e5(a6) .', 'that is no place in the stream');
+
+-- cursors of something else
+SELECT is(pg_temp.told(format('SELECT * FROM sync.entries(''other'', %L)', :'all')), 'reset(other_question) e1(a9) .', 'another stream''s cursor');
+SELECT 1 FROM sync.create_stream('again', 'actions') \g /dev/null
+SELECT 1 FROM sync.append('again', jsonb_build_array(pg_temp.entry('e1', 'a1'))) \g /dev/null
+SELECT cursor AS again, at AS again_at FROM sync.entries('again') WHERE kind = 'up-to-date' \gset
+SELECT 1 FROM sync.drop_stream('again'), sync.create_stream('again', 'actions') \g /dev/null
+SELECT is(pg_temp.told(format('SELECT * FROM sync.entries(''again'', %L)', :'again')), 'reset(other_question) .', 'a stream that was dropped and made again is another');
+SELECT is(pg_temp.told(format('SELECT * FROM sync.entries(''again'', %L::timestamptz)', :'again_at')), 'reset(unknown_time) .', 'to its times, too');
+SELECT 1 FROM sync.append('again', jsonb_build_array(pg_temp.entry('e1', 'b1'))) \g /dev/null
+SELECT is(pg_temp.told(format('SELECT * FROM sync.entries(''again'', %L)', :'again')), 'reset(other_question) e1(b1) .', 'and its ids are free');
 
 -- missing
 SELECT is(pg_temp.told('SELECT * FROM sync.missing(''s'', ''{e1,e2,e3,mine}'')'), 'e4(a5) e5(a6) ?mine .', 'what is missing on either side');
