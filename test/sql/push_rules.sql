@@ -241,6 +241,15 @@ SELECT push(ARRAY[m('insert', 'task', '{"id": 10, "company": 1}'), m('update', '
 SELECT is(:'a'::jsonb #> '{pull,domains,task,forget}', '[{"company": 2}]', 'a scope that was lost is forgotten');
 SELECT is((SELECT jsonb_agg(e -> 'id' ORDER BY e -> 'id') FROM jsonb_array_elements(:'a'::jsonb #> '{pull,domains,task,upsert}') e), '[2, 3, 5, 8]', 'others'' changes, and the scope that the push gained; not what the answer told');
 
+CREATE TABLE item (id int PRIMARY KEY, owner int, a text);
+SELECT sync.track('item', scope => '{owner}');
+INSERT INTO item VALUES (1, 2, 'x'), (2, 3, 'y');
+SELECT sync.pull('{"domains": {"item": {"filter": "owner = 2"}}}') #> '{domains,item,cursor}' AS c \gset
+SELECT push(ARRAY[m('insert', 'item', '{"id": 5, "owner": 3}'), m('update', 'item', '{"id": 2, "a": "z"}', '{"base": "2020-01-01"}'), m('insert', 'item', '{"id": 6, "owner": 2}')],
+	jsonb_build_object('client', 'i', 'pull', jsonb_build_object('domains', jsonb_build_object('item', jsonb_build_object('filter', 'owner = 2', 'since', :'c'::jsonb))))::text) AS a \gset
+SELECT is((SELECT jsonb_agg(e ORDER BY e) FROM jsonb_array_elements(:'a'::jsonb #> '{pull,domains,item,remove}') e), '[{"id": 2}, {"id": 5}]', 'what was told, and is outside of the filter, is removed again');
+SELECT is(:'a'::jsonb #> '{pull,domains,item}' ->> 'upsert', '[]', 'what is inside was told');
+
 -- 15. JSON of every shape
 SELECT says(ARRAY[m('insert', 'orders', '{"id": 1}', '{"domain": null}'), m('insert', 'num', '{"id": 70}', '{"op": null}'), m('insert', 'num', '{"id": 70}', '{"key": 5}'), m('insert', 'num', '{"id": 70}', '{"base": 5}'),
 	m('insert', 'num', '{"id": 70}', '{"pending": "yes"}'), m('insert', 'num', '{"id": null}'), m('insert', 'num', '{}'), m('insert', 'num', '{"id": {}}'), m('insert', 'num', '{"id": [70]}'), m('insert', 'num', '{"id": true}'),
