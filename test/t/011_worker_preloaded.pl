@@ -68,7 +68,7 @@ $node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity 
 is(processes('sync_ext launcher'), '1', 'one launcher');
 is(processes('sync_ext worker'), '1', 'a worker where the database is there, whether or not the extension is');
 connect_anew();
-$node->safe_psql('postgres', q{CREATE EXTENSION sync_ext; CREATE TABLE doc (id serial PRIMARY KEY, v int); SELECT sync.track('doc')});
+$node->safe_psql('postgres', q{BEGIN; CREATE EXTENSION sync_ext; CREATE TABLE doc (id serial PRIMARY KEY, v int); SELECT sync.track('doc'); COMMIT});
 is_deeply([ events() ], [ { domain => 'doc', count => 0, xid => 0, origin => undef } ], 'created: all are told to look');
 is(worker('running AND preloaded AND listed'), 't', 'the view shows it');
 is($writer->query('SELECT sync.start_worker()'), 'f', 'nothing to start');
