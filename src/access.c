@@ -305,19 +305,6 @@ check_select(Oid relid)
 			 errhint("Who gives user_id learns what the user may see: grant SELECT on the table.")));
 }
 
-static Oid
-owner_of(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 /* Runs the query; returns its rows in the current memory context. */
 static Granted *
 read_granted(SxAccess *access, Datum user, int *n)
@@ -551,7 +538,7 @@ sx_access_read(SxAccess *access, Datum user, const SxSnapshot *seen,
 		SxUser		saved;
 
 		check_select(access->via);
-		saved = sx_catalog_become(owner_of(access->via));
+		saved = sx_catalog_become(sx_catalog_owner_of(access->via));
 		granted = read_granted(access, user, &n);
 		sx_catalog_restore_user(saved);
 	}

@@ -41,8 +41,8 @@ own_relation(Oid schema, const char *name)
 	return relid;
 }
 
-static Oid
-owner_of(Oid relid)
+Oid
+sx_catalog_owner_of(Oid relid)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	Oid			owner;
@@ -151,7 +151,7 @@ sx_catalog_find(void)
 	catalog.journal_sums = own_relation(schema, "journal_sums");
 	catalog.journal_sums_pkey = own_relation(schema, "journal_sums_pkey");
 	catalog.generation = own_relation(schema, "generation");
-	catalog.owner = owner_of(catalog.tracked);
+	catalog.owner = sx_catalog_owner_of(catalog.tracked);
 
 	/*
 	 * Reading the table may accept an invalidation message, which then unsets

@@ -162,4 +162,7 @@ typedef struct SxUser
 extern SxUser sx_catalog_become(Oid userid);
 extern void sx_catalog_restore_user(SxUser saved);
 
+/* The owner of any relation. */
+extern Oid	sx_catalog_owner_of(Oid relid);
+
 #endif							/* SYNC_EXT_CATALOG_H */

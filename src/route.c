@@ -370,19 +370,6 @@ user_collation(SxAccess *access)
 	return collation;
 }
 
-static Oid
-owner_of(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 /*
  * Those who have the scopes that changed. A table is asked as its owner, so
  * that its row security hides nobody; a view, which may compute anything, as
@@ -414,7 +401,7 @@ concern_users(Routing *routing, SxNews *news, SxAccess *access)
 	}
 	sx_keys_end(keys, 1);
 	if (access->is_table)
-		saved = sx_catalog_become(owner_of(access->via));
+		saved = sx_catalog_become(sx_catalog_owner_of(access->via));
 	run(sql, 0, NULL, NULL, NULL, routing->snapshot);
 	if (access->is_table)
 		sx_catalog_restore_user(saved);
