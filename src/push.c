@@ -746,7 +746,8 @@ static void
 apply_all_or_nothing(Push *push)
 {
 	ResourceOwner owner = CurrentResourceOwner;
-	bool		ok = succeeded(push);
+	bool		ok;
+	SxStatus	otherwise = SX_STATUS_RETRY;	/* if nothing worse happened */
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(push->context);
@@ -763,13 +764,17 @@ apply_all_or_nothing(Push *push)
 
 	sx_watch_back_to(0);
 	for (int i = 0; i < push->n; i++)
+		if (push->mutations[i]->status == SX_STATUS_REJECTED ||
+			push->mutations[i]->status == SX_STATUS_CONFLICT)
+			otherwise = SX_STATUS_REJECTED;
+	for (int i = 0; i < push->n; i++)
 	{
 		SxMutation *mutation = push->mutations[i];
 
 		if (mutation->status != SX_STATUS_APPLIED)
 			continue;
 		sx_write_reset(mutation);
-		mutation->status = SX_STATUS_REJECTED;
+		mutation->status = otherwise;
 		mutation->refusal.sqlstate = ERRCODE_TRANSACTION_ROLLBACK;
 		mutation->refusal.message = "not applied, as another mutation was refused";
 		mutation->refusal.detail = "The request asks for all or nothing.";

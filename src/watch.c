@@ -66,6 +66,7 @@ struct SxWatch
 	Event	   *events;
 	int			nevents;
 	int			room;
+	int			depth;			/* of the triggers that began the push */
 
 	/* the statement that runs */
 	SxMutation **mutations;
@@ -78,6 +79,12 @@ struct SxWatch
 static SxWatch *watch = NULL;
 
 static void watch_change(SxTable *table, TriggerData *trigger);
+
+static int
+trigger_depth(void)
+{
+	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0));
+}
 
 SxWatch *
 sx_watch_begin(void)
@@ -95,6 +102,7 @@ sx_watch_begin(void)
 							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	begun->room = 64;
 	begun->events = palloc(sizeof(Event) * begun->room);
+	begun->depth = trigger_depth();
 	watch = begun;
 	sx_capture_watcher = watch_change;
 	return before;
@@ -441,7 +449,7 @@ watch_change(SxTable *table, TriggerData *trigger)
 	if (new != NULL)
 		new_hash = slot_key(table, new, new_key);
 	if (watch->nmutations > 0 &&
-		DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) == 1)
+		trigger_depth() == watch->depth + 1)
 		mutation = mutation_of(table, old != NULL ? old_hash : new_hash, insert);
 	if (mutation != NULL)
 		mark_written(table, mutation, trigger, new, new_key, new_hash);

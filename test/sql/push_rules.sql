@@ -139,6 +139,8 @@ SELECT says((SELECT array_agg(m('insert', 'moody', jsonb_build_object('id', i, '
 	FROM unnest(ARRAY['40001', '40P01', '55P03', '53100', '53200', '58030', 'fine', 'P0001', '23514', '54001']) WITH ORDINALITY x(s, i)),
 	'retry 40001, retry 40P01, retry 55P03, retry 53100, retry 53200, retry 58030, applied, rejected P0001, rejected 23514, rejected 54001', 'what passes is no refusal');
 SELECT is((SELECT count(*) FROM moody), 1::bigint, 'and nothing of it stays');
+SELECT says(ARRAY[m('insert', 'num', '{"id": 80}'), m('insert', 'moody', '{"id": 80, "state": "40001"}')], 'retry 40000, retry 40001', 'all or nothing, for a passing reason', '{"atomic": "all"}');
+SELECT says(ARRAY[m('insert', 'num', '{"id": 80}'), m('insert', 'moody', '{"id": 80, "state": "40001"}'), m('insert', 'moody', '{"id": 81, "state": "P0001"}')], 'rejected 40000, retry 40001, rejected P0001', 'and for another', '{"atomic": "all"}');
 CREATE OR REPLACE FUNCTION moody() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$;
 SELECT says(ARRAY[m('insert', 'moody', '{"id": 1, "state": "40001"}', '{"id": "moody 40001"}'), m('insert', 'moody', '{"id": 7, "state": "fine"}', '{"id": "moody fine"}')], 'applied, duplicate+', 'sent again');
 CREATE OR REPLACE FUNCTION moody() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(10); RETURN new; END $$;
@@ -152,6 +154,16 @@ BEGIN;
 SET TRANSACTION READ ONLY;
 SELECT throws_ok($$SELECT push(ARRAY[m('insert', 'orders', '{"id": 99}')])$$, '25006', NULL, 'so does a read-only transaction');
 ROLLBACK;
+
+-- a push in a trigger, as of a table that takes requests
+CREATE TABLE inbox (request jsonb, answer jsonb);
+CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.answer := sync.push(new.request); RETURN new; END $$;
+CREATE TRIGGER take BEFORE INSERT ON inbox FOR EACH ROW EXECUTE FUNCTION take();
+INSERT INTO num VALUES (90, 1), (91, 1);
+INSERT INTO inbox SELECT jsonb_build_object('client', 'inbox', 'mutations', jsonb_build_array(m('update', 'num', '{"id": 90, "n": 2}', base('num', 90)), m('update', 'num', '{"id": 91, "n": 2}', '{"base": "2020-01-01"}'),
+	m('insert', 'always', '{"v": 5}')));
+SELECT is((SELECT short(answer) FROM inbox), 'applied, conflict+, applied+', 'a push in a trigger');
+SELECT is((SELECT string_agg(n::text, ' ' ORDER BY id) FROM num WHERE id IN (90, 91)), '2 1', 'does the same');
 
 -- 11. constraints that are checked at the end
 CREATE TABLE boss (id int PRIMARY KEY, boss int REFERENCES boss DEFERRABLE INITIALLY DEFERRED, n int UNIQUE DEFERRABLE INITIALLY DEFERRED);
