@@ -275,8 +275,7 @@ insert_waiting(Level *level)
 			/* untracked, or dropped, in this very transaction */
 			if (!table->tracked)
 				continue;
-			sx_direct_open(&target, table->log, table->log_by_xid,
-						table->log_by_scope);
+			sx_direct_open(&target, table->log);
 			open_root = entry->root;
 		}
 		insert_entry(table, &target, entry, xid);
@@ -707,8 +706,7 @@ sx_capture_mark(SxTable *table)
 	values[Anum_reset_marker_rel - 1] = ObjectIdGetDatum(table->root);
 	values[Anum_reset_marker_xid - 1] =
 		FullTransactionIdGetDatum(GetTopFullTransactionId());
-	sx_direct_open(&target, catalog->reset_marker, catalog->reset_marker_by_rel,
-				InvalidOid);
+	sx_direct_open(&target, catalog->reset_marker);
 	sx_direct_insert(&target, values, nulls, GetCurrentCommandId(true));
 	sx_direct_close(&target);
 	sx_event_add(&level->events, TopTransactionContext, table->domain, 0, true,

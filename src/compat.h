@@ -51,24 +51,20 @@
 
 /* index_insert() learnt in 14 that an UPDATE may leave the values alone. */
 #if PG_VERSION_NUM >= 140000
-#define sx_index_insert(index, values, isnull, tid, heap, info) \
-	index_insert((index), (values), (isnull), (tid), (heap), \
-				 UNIQUE_CHECK_NO, false, (info))
+#define sx_index_insert(index, values, isnull, tid, heap, check, info) \
+	index_insert((index), (values), (isnull), (tid), (heap), (check), false, \
+				 (info))
 #else
-#define sx_index_insert(index, values, isnull, tid, heap, info) \
-	index_insert((index), (values), (isnull), (tid), (heap), \
-				 UNIQUE_CHECK_NO, (info))
+#define sx_index_insert(index, values, isnull, tid, heap, check, info) \
+	index_insert((index), (values), (isnull), (tid), (heap), (check), (info))
 #endif
 
-/* The same for a unique index; false where the values may be there already. */
-#if PG_VERSION_NUM >= 140000
-#define sx_index_insert_unique(index, values, isnull, tid, heap, info) \
-	index_insert((index), (values), (isnull), (tid), (heap), \
-				 UNIQUE_CHECK_PARTIAL, false, (info))
+/* What access methods keep between insertions is given back since 17. */
+#if PG_VERSION_NUM >= 170000
+#define sx_index_insert_cleanup(index, info) \
+	index_insert_cleanup((index), (info))
 #else
-#define sx_index_insert_unique(index, values, isnull, tid, heap, info) \
-	index_insert((index), (values), (isnull), (tid), (heap), \
-				 UNIQUE_CHECK_PARTIAL, (info))
+#define sx_index_insert_cleanup(index, info) ((void) (info))
 #endif
 
 /* Index scans carry instrumentation since 18. */

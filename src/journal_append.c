@@ -46,6 +46,7 @@
 #include "sync_ext.h"
 #include "capture.h"
 #include "catalog.h"
+#include "direct.h"
 #include "event.h"
 #include "guc.h"
 #include "journal.h"
@@ -85,19 +86,32 @@ typedef struct Store
 	Relation	by_time;
 	Relation	by_hash;
 	Relation	by_xid;
+	SxDirectIndex *others;		/* that somebody else made */
+	int			nothers;
 	IndexInfo  *info;
 	TupleDesc	row;			/* that slots need not pin */
 } Store;
 
+/*
+ * The indexes are looked up when the table is locked. REINDEX CONCURRENTLY puts
+ * others into their place, and until then has others beside them, which are
+ * filled, too.
+ */
 static void
 open_store(Store *store)
 {
-	SxCatalog	catalog = *sx_catalog_get();
+	SxCatalog	catalog;
 
-	store->heap = table_open(catalog.entry, RowExclusiveLock);
+	store->heap = table_open(sx_catalog_get()->entry, RowExclusiveLock);
+	catalog = *sx_catalog_get();
 	store->by_time = index_open(catalog.entry_by_time, RowExclusiveLock);
 	store->by_hash = index_open(catalog.entry_by_hash, RowExclusiveLock);
 	store->by_xid = index_open(catalog.entry_by_xid, RowExclusiveLock);
+	store->others = sx_direct_open_indexes(store->heap,
+										   list_make3_oid(catalog.entry_by_time,
+														  catalog.entry_by_hash,
+														  catalog.entry_by_xid),
+										   &store->nothers);
 	store->info = makeNode(IndexInfo);
 	store->row = CreateTupleDescCopy(RelationGetDescr(store->heap));
 }
@@ -109,6 +123,7 @@ close_store(Store *store)
 	index_close(store->by_time, NoLock);
 	index_close(store->by_hash, NoLock);
 	index_close(store->by_xid, NoLock);
+	sx_direct_close_indexes(store->others, store->nothers);
 	table_close(store->heap, NoLock);
 	pfree(store->info);
 	FreeTupleDesc(store->row);
@@ -133,7 +148,7 @@ insert_into_index(Store *store, Relation index, SxNewEntry *entry)
 
 	index_values(index, entry, values);
 	(void) sx_index_insert(index, values, nulls, &entry->tid, store->heap,
-						   store->info);
+						   UNIQUE_CHECK_NO, store->info);
 }
 
 /* False where the id is there already. */
@@ -144,8 +159,8 @@ insert_hash(Store *store, SxNewEntry *entry)
 	bool		nulls[INDEX_MAX_KEYS] = {false};
 
 	index_values(store->by_hash, entry, values);
-	return sx_index_insert_unique(store->by_hash, values, nulls, &entry->tid,
-								  store->heap, store->info);
+	return sx_index_insert(store->by_hash, values, nulls, &entry->tid,
+						   store->heap, UNIQUE_CHECK_PARTIAL, store->info);
 }
 
 static int
@@ -195,6 +210,11 @@ insert_batch(Store *store, int n, SxNewEntry **entries)
 			return false;
 	for (int i = 0; i < n; i++)
 		insert_into_index(store, store->by_time, entries[i]);
+	for (int other = 0; other < store->nothers; other++)
+		for (int i = 0; i < n; i++)
+			sx_direct_insert_into(&store->others[other], store->heap,
+								  entries[i]->values, entries[i]->nulls,
+								  &entries[i]->tid);
 	return true;
 }
 

@@ -609,9 +609,7 @@ sx_ledger_remember(const SxDevice *device, SxMutation **mutations, int n)
 	Target		target;
 
 	target.many = n > 1;
-	sx_direct_open(&target.direct, get_relname_relid("mutation", schema),
-				   get_relname_relid("mutation_by_digest", schema),
-				   get_relname_relid("mutation_by_key", schema));
+	sx_direct_open(&target.direct, get_relname_relid("mutation", schema));
 	prepare_row(device, values, nulls);
 	for (int i = 0; i < n; i++)
 	{

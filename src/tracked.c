@@ -56,25 +56,17 @@ static uint64 epoch = 1;
 static void
 relation_changed(Datum arg, Oid relid)
 {
+	HASH_SEQ_STATUS status;
+	SxTable    *table;
+
 	sx_catalog_invalidate(relid);
 	epoch++;
 
-	if (OidIsValid(relid))
-	{
-		SxTable    *table = hash_search(tables, &relid, HASH_FIND, NULL);
-
-		if (table != NULL)
+	/* the log's indexes are known here as well: REINDEX may replace them */
+	hash_seq_init(&status, tables);
+	while ((table = hash_seq_search(&status)) != NULL)
+		if (!OidIsValid(relid) || relid == table->relid || relid == table->log)
 			table->valid = false;
-	}
-	else
-	{
-		HASH_SEQ_STATUS status;
-		SxTable    *table;
-
-		hash_seq_init(&status, tables);
-		while ((table = hash_seq_search(&status)) != NULL)
-			table->valid = false;
-	}
 }
 
 /* A function, operator, type or schema changed: plans and filters may. */
