@@ -528,6 +528,7 @@ decide(SxWriter *writer, Work *work, Changed *changed)
 	SxMutation *mutation = work->mutation;
 	bool		tried = work->windowed && !work->live;
 	TimestampTz low = work->low;
+	bool		as_known;
 
 	if (work->tries > MAX_TRIES)
 	{
@@ -561,13 +562,16 @@ decide(SxWriter *writer, Work *work, Changed *changed)
 	{
 		work->known = true;
 		applied(work);
+		return;
 	}
-	else if (is_as_known(writer, work, changed))
-		write_over(work, mutation->columns);
-	else if (mutation->op != SX_MUTATION_DELETE && !work->deleted &&
-			 same_values(mutation->table->row, mutation->columns,
-						 &mutation->row, &work->row))
+	as_known = is_as_known(writer, work, changed);
+	/* without a statement: its author need not have the right to update */
+	if (mutation->op != SX_MUTATION_DELETE && !work->deleted &&
+		same_values(mutation->table->row, mutation->columns, &mutation->row,
+					&work->row))
 		applied(work);
+	else if (as_known)
+		write_over(work, mutation->columns);
 	else
 		settle(writer, work);
 }

@@ -191,6 +191,10 @@ SET ROLE regress_sync_push;
 SELECT says(ARRAY[m('insert', 'secret', '{"id": 3, "v": "x"}'), m('insert', 'secret', '{"id": 4, "hidden": "x"}'), m('update', 'secret', '{"id": 1, "v": "x"}'), m('update', 'secret', '{"id": 1, "hidden": "x"}'), m('delete', 'secret', '{"id": 1}')],
 	'applied, rejected 42501, applied, rejected 42501, rejected 42501', 'rights to columns; a row that may not be read as a whole is not told', '{"client": "role"}');
 RESET ROLE;
+GRANT SELECT, INSERT ON num TO regress_sync_push;
+SET ROLE regress_sync_push;
+SELECT says(ARRAY[m('insert', 'num', '{"id": 95, "n": 1}')], s, 'an insert without an id, sent again without the right to update', '{"client": "role"}') FROM unnest(ARRAY['applied', 'applied+']) s;
+RESET ROLE;
 GRANT ALL ON secret TO regress_sync_push;
 SET client_min_messages = error;
 ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
