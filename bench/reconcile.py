@@ -71,9 +71,10 @@ def reconcile(bench):
         return lambda: server.timed(server.main, statement)
 
     results = interleave({k: variant(s) for k, s in statements.items()}, base, bench.rounds, bench.seed)
-    table(["", "ms", "to the join of a table", "to the join of the request"],
+    table(["", "ms", "to the join of a table", "CPU", "to the join of the request", "CPU"],
           [[k, spread(results.spread([v * 1000 for v in results.values(k, "wall")]), 0), spread(results.ratio("wall", k)),
-            spread(results.ratio("wall", k, "full join, copy in the request"))] for k in statements])
+            spread(results.ratio("cpu", k)), spread(results.ratio("wall", k, "full join, copy in the request")),
+            spread(results.ratio("cpu", k, "full join, copy in the request"))] for k in statements])
     bench.targets.judge("reconcile, to a hash full join of the same sets, both in tables", results.ratio("wall", "sync.reconcile"), 2)
     bench.targets.judge("reconcile, to a hash full join with the request's JSON",
                         results.ratio("wall", "sync.reconcile", "full join, copy in the request"), 2)
