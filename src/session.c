@@ -295,12 +295,16 @@ sync_ext_end_session(PG_FUNCTION_ARGS)
 	}
 
 	arguments[1] = CStringGetTextDatum(sx_cursor_text(PG_GETARG_BYTEA_PP(1)));
-	(void) run("WITH s AS (UPDATE sync.session SET ended_at = pg_catalog.clock_timestamp(),"
-			   " seen_at = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
-			   " AND ended_at IS NULL RETURNING device),"
-			   " l AS (DELETE FROM sync.local_id USING s WHERE local_id.device OPERATOR(pg_catalog.=) s.device)"
-			   " UPDATE sync.device SET last_sync = $2 FROM s WHERE number OPERATOR(pg_catalog.=) s.device",
-			   2, types, arguments, NULL, false);
+	/* while the claim waited it may have been ended, or given up and deleted */
+	if (run("WITH s AS (UPDATE sync.session SET ended_at = pg_catalog.clock_timestamp(),"
+			" seen_at = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
+			" AND ended_at IS NULL RETURNING device),"
+			" l AS (DELETE FROM sync.local_id USING s WHERE local_id.device OPERATOR(pg_catalog.=) s.device)"
+			" UPDATE sync.device SET last_sync = $2 FROM s WHERE number OPERATOR(pg_catalog.=) s.device",
+			2, types, arguments, NULL, false) == 0 &&
+		run("SELECT FROM sync.session WHERE id OPERATOR(pg_catalog.=) $1",
+			1, types, arguments, NULL, false) == 0)
+		no_session(DatumGetCString(DirectFunctionCall1(uuid_out, arguments[0])));
 	SPI_finish();
 	PG_RETURN_VOID();
 }
