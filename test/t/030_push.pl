@@ -266,7 +266,7 @@ sub await
 my @clients = map { new_client("client_$_") } 1 .. 3;
 srand($ENV{SYNC_EXT_SEED} // 4711);
 start_step($_) for @clients;
-for my $round (1 .. 18)
+for my $round (1 .. 12)
 {
 	# step after step, until a moment comes
 	my $moment = time() + rand(0.6);
