@@ -672,7 +672,7 @@ take_looked_up(void *arg, SxRow *row)
 	}
 	if (!row->selected || !is_allowed(reading, row))
 	{
-		if (reading->scan != NULL &&
+		if (reading->scan != NULL && !row->deleted &&
 			(perhaps_there(key) || key->cut.xid != 0))
 			lookup->in_scope[row->ord] = row_in_scope(reading, row);
 		return true;

@@ -153,6 +153,9 @@ lookup_query(SxTable *table, SxFilter *filter, bool by_tid)
 		appendStringInfo(&sql, "%s, ", column(table->keys[i].name));
 	for (int i = 0; i < table->nscopes; i++)
 		appendStringInfo(&sql, "%s, ", column(table->scopes[i].name));
+	if (table->deleted_at != InvalidAttrNumber)
+		appendStringInfo(&sql, "%s IS NOT NULL, ",
+						 column(get_attname(table->root, table->deleted_at, false)));
 	appendStringInfo(&sql, "%s, ",
 					 column(get_attname(table->root, table->modified_at, false)));
 	if (conditional)
@@ -305,6 +308,9 @@ read_row(SxTable *table, SPITupleTable *rows, int number, bool has_scopes,
 	for (int i = 0; has_scopes && i < table->nscopes; i++)
 		row->scopes[i] = SPI_getbinval(tuple, desc, attnum++,
 									   &row->scope_nulls[i]);
+	if (has_scopes && table->deleted_at != InvalidAttrNumber)
+		row->deleted = DatumGetBool(SPI_getbinval(tuple, desc, attnum++,
+												  &isnull));
 	value = SPI_getbinval(tuple, desc, attnum++, &isnull);
 	row->has_modified_at = !isnull;
 	row->modified_at = isnull ? 0 : DatumGetTimestampTz(value);

@@ -25,6 +25,7 @@ typedef struct SxRow
 	Datum	   *key;			/* as it stands in the row */
 	Datum	   *scopes;			/* lookups only */
 	bool	   *scope_nulls;
+	bool		deleted;		/* lookups only: marked so */
 	bool		selected;		/* by the filter; loads give no others */
 	Datum		data;			/* when selected: the document as jsonb ... */
 	bool		is_plain;		/* ... or the row itself, where no view makes it */

@@ -1248,6 +1248,16 @@ def rights_to_soft_deleted_rows(t):
     t.equal(device.pull(reset=False), [("remove", 1)], "deleted")
     t.sql("INSERT INTO member VALUES (2, 1); UPDATE note SET deleted_at = NULL WHERE id = 12")
     t.equal([r for r in device.pull(reset=False) if r[0] != "forget"], [("upsert", 12)], "granted")
+    t.sql("INSERT INTO note VALUES (31, 3, NULL)")
+    for moves in ("company = 1, deleted_at = now()",
+                  "company = 1 WHERE id = 31; UPDATE note SET deleted_at = now()"):
+        t.sql("UPDATE note SET company = 3, deleted_at = NULL WHERE id = 31")
+        device.pull(reset=False)
+        t.sql("BEGIN; UPDATE note SET %s WHERE id = 31; COMMIT" % moves)
+        t.equal(device.pull(reset=False), [], "came deleted")
+        t.sql("UPDATE note SET deleted_at = now(), company = 2 WHERE id = 31; DELETE FROM note WHERE id = 31;"
+              " INSERT INTO note VALUES (31, 1, now())")
+        t.equal(device.pull(reset=False), [], "never there")
 
 
 @case
