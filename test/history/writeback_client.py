@@ -312,6 +312,8 @@ class Client(Actor):
 
     def create(self, table, token):
         rnd = self.rnd
+        if table.made and not self.sessions and self.nameless:
+            return None             # neither an id nor a key: nobody could tell it from another
         data = self.values(table, token, True)
         for column, other in table.references.items():
             data[column] = self.reference(other)
