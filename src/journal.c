@@ -28,6 +28,7 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
@@ -38,6 +39,7 @@
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
@@ -502,6 +504,28 @@ check_delete(Relation rel, HeapTuple row)
 }
 
 /*
+ * A stream's number is what cursors and entries know it by, so it must be one
+ * that never was another stream's. Who may INSERT can write OVERRIDING SYSTEM
+ * VALUE, therefore its number is always taken here; only the owner's is left,
+ * for a dump that is restored.
+ */
+static HeapTuple
+with_new_number(Relation streams, HeapTuple row)
+{
+	Oid			sequence = get_relname_relid("streams_id_seq",
+											 RelationGetNamespace(streams));
+	int			column = Anum_streams_id;
+	bool		isnull = false;
+	Datum		id;
+
+	if (sx_is_relation_owner(RelationGetRelid(streams), GetUserId()))
+		return row;
+	id = Int32GetDatum((int32) nextval_internal(sequence, false));
+	return heap_modify_tuple_by_cols(row, RelationGetDescr(streams), 1, &column,
+									 &id, &isnull);
+}
+
+/*
  * sync.guard_journal(): trigger on the journals' tables. Whoever got a
  * privilege on one of them can break no promise with it; the functions for it
  * keep the rules, so they pass. A dump that is restored passes as well: its
@@ -532,7 +556,7 @@ sync_ext_guard_journal(PG_FUNCTION_ARGS)
 		if (relid == catalog->streams)
 		{
 			sx_journal_forget_streams();
-			return PointerGetDatum(trigger->tg_trigtuple);
+			return PointerGetDatum(with_new_number(rel, trigger->tg_trigtuple));
 		}
 		check_insert(rel);
 		if (column == 0)

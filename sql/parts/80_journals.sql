@@ -24,6 +24,13 @@ CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sync.stream_trimmed FO
 CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON sync.stream_trimmed FOR EACH STATEMENT EXECUTE FUNCTION sync.guard_journal();
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON sync.entry_ledger FOR EACH ROW EXECUTE FUNCTION sync.guard_journal();
 CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON sync.entry_ledger FOR EACH STATEMENT EXECUTE FUNCTION sync.guard_journal();
+-- Also for rows that a replication brings: their sessions hear of streams, too,
+-- and transactions are those of this database.
+ALTER TABLE sync.streams ENABLE ALWAYS TRIGGER guard, ENABLE ALWAYS TRIGGER guard_truncate;
+ALTER TABLE sync.entry ENABLE ALWAYS TRIGGER guard, ENABLE ALWAYS TRIGGER guard_truncate;
+ALTER TABLE sync.stream_snapshot ENABLE ALWAYS TRIGGER guard, ENABLE ALWAYS TRIGGER guard_truncate;
+ALTER TABLE sync.stream_trimmed ENABLE ALWAYS TRIGGER guard, ENABLE ALWAYS TRIGGER guard_truncate;
+ALTER TABLE sync.entry_ledger ENABLE ALWAYS TRIGGER guard, ENABLE ALWAYS TRIGGER guard_truncate;
 COMMENT ON TRIGGER guard ON sync.streams IS 'a stream keeps its name and kind; sessions hear of new ones';
 COMMENT ON TRIGGER guard_truncate ON sync.streams IS 'streams are removed by sync.drop_stream()';
 COMMENT ON TRIGGER remove ON sync.streams IS 'what a stream held goes with it';

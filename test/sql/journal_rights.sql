@@ -1,7 +1,7 @@
 \set ECHO none
 \i test/setup.sql
 -- Rights on streams are rights on their rows in sync.streams.
-SELECT plan(31);
+SELECT plan(35);
 CREATE SCHEMA t;
 SELECT sync.create_stream('red', 'actions');
 SELECT sync.create_stream('blue', 'actions');
@@ -63,6 +63,22 @@ RESET ROLE;
 DROP POLICY app_sees ON sync.streams;
 DROP POLICY app_writes ON sync.streams;
 ALTER TABLE sync.streams DISABLE ROW LEVEL SECURITY;
+
+-- a stream has a number that no other one had, whoever makes it
+GRANT SELECT, INSERT, DELETE ON sync.streams TO journal_maker;
+CREATE TEMP TABLE numbers AS SELECT max(id) AS highest FROM sync.streams;
+GRANT SELECT ON numbers TO journal_maker;
+SET ROLE journal_maker;
+INSERT INTO sync.streams (id, stream, kind) OVERRIDING SYSTEM VALUE SELECT n, 'number ' || n, 'opaque' FROM numbers, generate_series(highest - 1, highest + 3) n;
+SELECT is((SELECT count(*)::int FROM sync.streams, numbers WHERE stream LIKE 'number %' AND id > highest), 5, 'numbers cannot be chosen');
+SELECT is(sync.create_stream('after them', 'opaque')::text, '', 'so nobody takes those of others away');
+RESET ROLE;
+
+-- the guards hold where other triggers do not fire
+SET session_replication_role = replica;
+SELECT helper.refused($$ UPDATE sync.entry SET id = 'x' $$, '55000', 'sync.entry', 'entries are immutable for a replication as well');
+SELECT helper.refused($$ TRUNCATE sync.entry_ledger $$, '55000', 'sync.entry_ledger', 'and the ledger');
+RESET session_replication_role;
 
 SELECT sync.drop_stream(stream) FROM sync.streams;
 DROP OWNED BY journal_reader, journal_writer, journal_keeper, journal_maker, journal_app, journal_nobody;
