@@ -24,7 +24,7 @@
  * trim) take a part of the sums along, of which nobody keeps track: the sums
  * are made again from the entries that are left. Where there are no sums
  * (after a restore, since they are not dumped, until an append makes them) the
- * stream is one bucket and is read as a whole.
+ * stream is read as a whole, and the sums are made in memory.
  *
  *-------------------------------------------------------------------------
  */
@@ -126,6 +126,17 @@ static int
 bucket_of(const uint8 *hash, int bits)
 {
 	return ((hash[0] << 8) | hash[1]) >> (MAX_BITS - bits);
+}
+
+/* How many bits make as many buckets as there should be. */
+static int
+wanted_bits(uint64 count)
+{
+	int			bits = 0;
+
+	while (bits < MAX_BITS && count > (uint64) WANTED_PER_BUCKET << bits)
+		bits++;
+	return bits;
 }
 
 static void
@@ -317,7 +328,6 @@ sx_journal_ids_rebuild(int32 stream_id)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	Sums		sums;
 	uint64		count;
-	int			bits = 0;
 
 	read_sums(stream_id, SnapshotSelf, &sums);
 	sums.at = DT_NOBEGIN;
@@ -326,9 +336,7 @@ sx_journal_ids_rebuild(int32 stream_id)
 	sums.buckets = palloc0(sums.nbuckets * sizeof(Bucket));
 	add_tail(stream_id, SnapshotSelf, &sums);
 	count = count_all(&sums);
-	while (bits < MAX_BITS && count > (uint64) WANTED_PER_BUCKET << bits)
-		bits++;
-	merge_buckets(&sums, bits);
+	merge_buckets(&sums, wanted_bits(count));
 	if (count == 0)
 		remove_sums(&sums);
 	else
@@ -481,29 +489,51 @@ load_bucket(StreamIds *ids, int bucket)
 	return loaded->hashes;
 }
 
-/* Without sums: the whole stream is one bucket, and is counted by reading. */
+static void
+make_buckets(StreamIds *ids, int bits)
+{
+	ids->bits = bits;
+	ids->nbuckets = 1 << bits;
+	ids->first_rank = palloc0((ids->nbuckets + 1) * sizeof(uint64));
+	ids->sum_before = palloc0((ids->nbuckets + 1) * sizeof(SxReconsetSum));
+	ids->loaded = palloc0(ids->nbuckets * sizeof(Loaded));
+}
+
+/*
+ * Without sums the whole stream is read, and put into buckets here: a message
+ * may ask for many sums of it.
+ */
 static void
 load_everything(StreamIds *ids)
 {
 	uint64		size = 1024;
 	uint64		n = 0;
-	Loaded	   *loaded = &ids->loaded[0];
+	uint64		rank = 0;
+	uint8	   *hashes = palloc(size * HASH_SIZE);
 
-	loaded->hashes = palloc(size * HASH_SIZE);
+	ids->bits = 0;
+	ids->nbuckets = 1;
 	start_bucket_scan(ids, 0);
 	for (;;)
 	{
 		if (n == size)
 		{
 			size *= 2;
-			loaded->hashes = repalloc_huge(loaded->hashes, size * HASH_SIZE);
+			hashes = repalloc_huge(hashes, size * HASH_SIZE);
 		}
-		if (!next_hash(ids, loaded->hashes + n * HASH_SIZE))
+		if (!next_hash(ids, hashes + n * HASH_SIZE))
 			break;
-		sx_reconset_add_id(&ids->sum_before[1], loaded->hashes + n * HASH_SIZE);
 		n++;
 	}
-	ids->first_rank[1] = n;
+	make_buckets(ids, wanted_bits(n));
+	for (int i = 0; i < ids->nbuckets; i++)
+	{
+		ids->loaded[i].hashes = hashes + rank * HASH_SIZE;
+		ids->sum_before[i + 1] = ids->sum_before[i];
+		for (; rank < n && bucket_of(hashes + rank * HASH_SIZE, ids->bits) == i; rank++)
+			sx_reconset_add_id(&ids->sum_before[i + 1], hashes + rank * HASH_SIZE);
+		ids->first_rank[i + 1] = rank;
+	}
 }
 
 static void
@@ -557,6 +587,8 @@ ids_lower_bound(SxReconsetSource *source, const SxReconsetItem *bound)
 	uint64		low = 0;
 	uint64		high;
 
+	/* once for each range of a message, which may have millions */
+	CHECK_FOR_INTERRUPTS();
 	if (bound->timestamp > 0)
 		return source->count;
 	bucket = bucket_of(bound->id, ids->bits);
@@ -633,11 +665,6 @@ sx_journal_ids_open(int32 stream_id, Snapshot snapshot)
 	ids->sha256 = sx_sha256_create();
 	ids->stream_id = stream_id;
 	ids->snapshot = snapshot;
-	ids->bits = sums.exist ? sums.bits : 0;
-	ids->nbuckets = 1 << ids->bits;
-	ids->first_rank = palloc0((ids->nbuckets + 1) * sizeof(uint64));
-	ids->sum_before = palloc0((ids->nbuckets + 1) * sizeof(SxReconsetSum));
-	ids->loaded = palloc0(ids->nbuckets * sizeof(Loaded));
 
 	catalog = sx_catalog_get();
 	index_oid = catalog->entry_by_hash;
@@ -647,6 +674,7 @@ sx_journal_ids_open(int32 stream_id, Snapshot snapshot)
 	ids->visibility_map = InvalidBuffer;
 	if (sums.exist)
 	{
+		make_buckets(ids, sums.bits);
 		add_tail(stream_id, snapshot, &sums);
 		count_buckets(ids, &sums);
 	}
