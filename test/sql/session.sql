@@ -68,6 +68,8 @@ SELECT is(short(push(:'session', '[
 	{"op": "upsert", "domain": "line", "pending": true, "data": {"id": "-2", "order": "-1", "v": "upserted"}}]')), 'applied -1, applied -1, applied -2', 'numbers, of each domain by itself');
 SELECT is((SELECT string_agg(v, ', ' ORDER BY v) FROM line JOIN orders o ON o.id = "order" WHERE title = 'by number'), 'of a number, upserted', 'a number and its text are one key');
 SELECT is(short(push(:'session', '[{"op": "update", "domain": "line", "key": {"id": -1}, "data": {"v": "assumed"}, "assumed": {"id": -1, "order": -1, "v": "of a number"}}]')), 'applied -1', 'also in what is assumed');
+UPDATE line SET v = 'by somebody' WHERE v = 'assumed';
+SELECT is(short(push(:'session', '[{"op": "update", "domain": "line", "key": {"id": -1}, "data": {"v": "of a number"}, "assumed": {"order": -1, "v": "by somebody"}}]')), 'applied -1', 'and a reference in it');
 SELECT is(short(push(:'session', '[{"op": "insert", "domain": "note", "data": {"order": -1, "v": "one"}}, {"op": "update", "domain": "note", "key": {"order": "-1"}, "data": {"v": "two"}}]')), 'applied, applied', 'a key that is a reference');
 SELECT is((SELECT n.v FROM note n JOIN orders o ON o.id = n.order WHERE title = 'by number'), 'two', 'is rewritten like one');
 SELECT is(short(push(:'session', '[{"id": "r1", "op": "insert", "domain": "orders", "pending": true, "data": {"id": "r1", "parent": 9999}}]')), 'rejected 23503 r1', 'one that is refused');
