@@ -315,8 +315,7 @@ read_granted(SxAccess *access, Datum user, int *n)
 	Granted    *granted;
 	int			result;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	result = SPI_execute_plan(sx_plan_get(sql, 1, &access->user_type), &user,
 							  NULL, true, 0);
 	if (result != SPI_OK_SELECT)

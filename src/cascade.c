@@ -374,8 +374,7 @@ touch_batch(Reference *reference, List *batch)
 	if (!master->tracked)
 		return;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	keys = sx_keys_begin(reference->desc);
 	foreach(cell, batch)
 	{

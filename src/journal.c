@@ -211,7 +211,7 @@ policies_allow(text *name, bool writing)
 	SPIPlanPtr	plan;
 	bool		allowed;
 
-	SPI_connect();
+	sx_plan_connect();
 	plan = sx_plan_get(writing ? writing_query : reading_query, 1, types);
 	if (SPI_execute_plan(plan, values, NULL, !writing, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look a stream up");
@@ -618,7 +618,7 @@ sync_ext_remove_stream(PG_FUNCTION_ARGS)
 	sx_journal_forget_streams();
 
 	saved = sx_catalog_become(sx_catalog_get()->owner);
-	SPI_connect();
+	sx_plan_connect();
 	PushActiveSnapshot(GetLatestSnapshot());
 	for (int i = 0; i < lengthof(tables); i++)
 	{

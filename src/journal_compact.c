@@ -49,6 +49,7 @@
 #include "journal_append.h"
 #include "journal_ids.h"
 #include "journal_news.h"
+#include "plan.h"
 #include "tracked.h"
 
 PG_FUNCTION_INFO_V1(sync_ext_snapshot);
@@ -83,7 +84,7 @@ begin(FunctionCallInfo fcinfo, Compaction *work, const char *function)
 		sx_journal_forget_streams();
 	ForceSyncCommit();
 	work->caller = sx_catalog_become(sx_catalog_get()->owner);
-	SPI_connect();
+	sx_plan_connect();
 	/* what an earlier call in this statement did counts, too */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetLatestSnapshot());

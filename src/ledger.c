@@ -78,31 +78,6 @@ run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
 	return (int) SPI_processed;
 }
 
-static void
-connect_spi(void)
-{
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-}
-
-static Datum
-column(int row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
-						 isnull);
-}
-
-/* A text of the result, in the given context; NULL for null. */
-static char *
-text_column(int row, int number, MemoryContext context)
-{
-	bool		isnull;
-	Datum		value = column(row, number, &isnull);
-
-	return isnull ? NULL :
-		MemoryContextStrdup(context, TextDatumGetCString(value));
-}
-
 /* ---- clients ---- */
 
 #define DEVICE_COLUMNS "number, role::pg_catalog.oid, user_id, last_sync, next_seq"
@@ -112,11 +87,11 @@ read_device(SxDevice *device, MemoryContext context)
 {
 	bool		isnull;
 
-	device->number = DatumGetInt64(column(0, 1, &isnull));
-	device->user_id = text_column(0, 3, context);
-	device->last_sync = text_column(0, 4, context);
-	device->next_seq = DatumGetInt64(column(0, 5, &isnull));
-	return DatumGetObjectId(column(0, 2, &isnull));
+	device->number = DatumGetInt64(sx_plan_value(0, 1, &isnull));
+	device->user_id = sx_plan_text(0, 3, context);
+	device->last_sync = sx_plan_text(0, 4, context);
+	device->next_seq = DatumGetInt64(sx_plan_value(0, 5, &isnull));
+	return DatumGetObjectId(sx_plan_value(0, 2, &isnull));
 }
 
 static void
@@ -155,7 +130,7 @@ sx_ledger_find(SxDevice *device, const char *client)
 
 	memset(device, 0, sizeof(SxDevice));
 	device->client = pstrdup(client);
-	connect_spi();
+	sx_plan_connect();
 	values[0] = CStringGetTextDatum(client);
 	user = sx_catalog_become(sx_catalog_get()->owner);
 	found = run("SELECT " DEVICE_COLUMNS
@@ -197,7 +172,7 @@ sx_ledger_claim(SxDevice *device, const char *client, const char *user_id,
 				 errhint("Give each client a name of its own, such as a UUID.")));
 	memset(device, 0, sizeof(SxDevice));
 	device->client = pstrdup(client);
-	connect_spi();
+	sx_plan_connect();
 	values[0] = CStringGetTextDatum(client);
 	values[1] = user_id == NULL ? (Datum) 0 : CStringGetTextDatum(user_id);
 	nulls[1] = user_id == NULL ? 'n' : ' ';
@@ -436,7 +411,7 @@ sx_ledger_xids(const SxDevice *device, int *n)
 	uint64	   *xids;
 	SxUser		user;
 
-	connect_spi();
+	sx_plan_connect();
 	user = sx_catalog_become(sx_catalog_get()->owner);
 	*n = run("SELECT DISTINCT m.xid FROM sync.mutation m"
 			 " WHERE m.device OPERATOR(pg_catalog.=) $1 AND m.xid IS NOT NULL ORDER BY m.xid DESC",
@@ -447,7 +422,7 @@ sx_ledger_xids(const SxDevice *device, int *n)
 	{
 		bool		isnull;
 
-		xids[i] = U64FromFullTransactionId(DatumGetFullTransactionId(column(i, 1,
+		xids[i] = U64FromFullTransactionId(DatumGetFullTransactionId(sx_plan_value(i, 1,
 																			&isnull)));
 	}
 	SPI_finish();

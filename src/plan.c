@@ -137,6 +137,13 @@ make_generic_plan(SPIPlanPtr plan)
 	AtEOXact_GUC(true, level);
 }
 
+void
+sx_plan_connect(void)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
 SPIPlanPtr
 sx_plan_get(const char *sql, int nargs, Oid *argtypes)
 {
@@ -267,4 +274,21 @@ sx_plan_equal(StringInfo sql, const char *left, Oid left_type,
 	if (cast)
 		appendStringInfo(sql, "::%s", format_type_be_qualified(left_type));
 	ReleaseSysCache(tuple);
+}
+
+Datum
+sx_plan_value(int row, int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
+						 isnull);
+}
+
+char *
+sx_plan_text(int row, int number, MemoryContext context)
+{
+	bool		isnull;
+	Datum		value = sx_plan_value(row, number, &isnull);
+
+	return isnull ? NULL :
+		MemoryContextStrdup(context, TextDatumGetCString(value));
 }

@@ -22,6 +22,15 @@
 /* Registers the transaction callback. Called once, at load. */
 extern void sx_plan_init(void);
 
+/* SPI_connect(), which fails only where something is wrong with the nesting. */
+extern void sx_plan_connect(void);
+
+/* A value of the latest result; columns count from 1. */
+extern Datum sx_plan_value(int row, int number, bool *isnull);
+
+/* The same of type text, copied into a context; NULL for null. */
+extern char *sx_plan_text(int row, int number, MemoryContext context);
+
 /*
  * The kept plan of a query, prepared when it is asked for the first time.
  * Must be called between SPI_connect() and SPI_finish(), with the relation

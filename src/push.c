@@ -538,8 +538,7 @@ ask_deferred_constraints(void)
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		if (SPI_connect() != SPI_OK_CONNECT)
-			elog(ERROR, "SPI_connect failed");
+		sx_plan_connect();
 		if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) != SPI_OK_UTILITY)
 			elog(ERROR, "could not set constraints immediate");
 		SPI_finish();
@@ -807,8 +806,7 @@ has_deferrable_constraints(void)
 
 	if (epoch == sx_tracked_epoch())
 		return found;
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	if (SPI_execute_plan(sx_plan_get("SELECT FROM pg_catalog.pg_trigger WHERE tgdeferrable LIMIT 1",
 									 0, NULL), NULL, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read pg_trigger");
@@ -1069,31 +1067,6 @@ result_of(Push *push, SxObjectPool *pool, SxMutation *mutation)
 
 /* ---- the pull inside ---- */
 
-static void
-push_name(JsonbParseState **state, const char *name)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, name);
-	value.val.string.len = strlen(name);
-	pushJsonbValue(state, WJB_KEY, &value);
-}
-
-static void
-push_text(JsonbParseState **state, const char *name, const char *text)
-{
-	JsonbValue	value;
-
-	if (text == NULL)
-		return;
-	push_name(state, name);
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, text);
-	value.val.string.len = strlen(text);
-	pushJsonbValue(state, WJB_VALUE, &value);
-}
-
 /* Whether the client knows the row now, as it stands. */
 static bool
 is_told(SxMutation *mutation)
@@ -1109,7 +1082,7 @@ static void
 push_excluded(Push *push, JsonbParseState **state, const char *domain,
 			  Jsonb *excluded)
 {
-	push_name(state, "exclude");
+	sx_request_put_name(state, "exclude");
 	pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
 	if (excluded != NULL)
 	{
@@ -1132,7 +1105,7 @@ push_excluded(Push *push, JsonbParseState **state, const char *domain,
 		sx_rowjson_push_columns(state, mutation->table->nkeys,
 								mutation->table->keys,
 								sx_mutation_final_key(mutation));
-		push_text(state, "modified_at", time_text(push, mutation->modified_at));
+		sx_request_put_text(state, "modified_at", time_text(push, mutation->modified_at));
 		pushJsonbValue(state, WJB_END_OBJECT, NULL);
 	}
 	pushJsonbValue(state, WJB_END_ARRAY, NULL);
@@ -1148,7 +1121,7 @@ push_domain(Push *push, JsonbParseState **state, const char *domain,
 	JsonbValue *excluded = sx_request_member(object, "exclude");
 	bool		skip = false;
 
-	push_name(state, domain);
+	sx_request_put_name(state, domain);
 	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
@@ -1180,11 +1153,11 @@ pull_request(Push *push)
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	if (sx_request_member(push->pull, "client") == NULL)
-		push_text(&state, "client", push->client);
+		sx_request_put_text(&state, "client", push->client);
 	if (sx_request_member(push->pull, "user_id") == NULL)
-		push_text(&state, "user_id", push->user_id);
+		sx_request_put_text(&state, "user_id", push->user_id);
 	if (sx_request_member(push->pull, "session") == NULL)
-		push_text(&state, "session", push->session_id);
+		sx_request_put_text(&state, "session", push->session_id);
 	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
 	{
 		char	   *member;
@@ -1195,7 +1168,7 @@ pull_request(Push *push)
 		member = pnstrdup(name.val.string.val, name.val.string.len);
 		if (value.type == jbvNull)
 			continue;
-		push_name(&state, member);
+		sx_request_put_name(&state, member);
 		if (strcmp(member, "domains") == 0 && sx_request_is_object(&value))
 		{
 			JsonbIterator *domains = JsonbIteratorInit(value.val.binary.data);

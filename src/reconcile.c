@@ -335,34 +335,9 @@ add_change(Domain *domain)
 }
 
 static void
-add_name(JsonbParseState **state, const char *name)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, name);
-	value.val.string.len = strlen(name);
-	pushJsonbValue(state, WJB_KEY, &value);
-}
-
-static void
-add_string(JsonbParseState **state, const char *name, const char *text)
-{
-	JsonbValue	value;
-
-	if (text == NULL)
-		return;
-	add_name(state, name);
-	value.type = jbvString;
-	value.val.string.val = pstrdup(text);
-	value.val.string.len = strlen(text);
-	pushJsonbValue(state, WJB_VALUE, &value);
-}
-
-static void
 add_object(JsonbParseState **state, const char *name, JsonbValue *object)
 {
-	add_name(state, name);
+	sx_request_put_name(state, name);
 	pushJsonbValue(state, WJB_VALUE, object);
 }
 
@@ -373,15 +348,15 @@ add_mutation(JsonbParseState **request, Domain *domain, HeldRow *row)
 	bool		deletes = row->deleted_at != NULL;
 
 	pushJsonbValue(request, WJB_BEGIN_OBJECT, NULL);
-	add_string(request, "domain", domain->name);
-	add_string(request, "op", deletes ? "delete" : "upsert");
+	sx_request_put_text(request, "domain", domain->name);
+	sx_request_put_text(request, "op", deletes ? "delete" : "upsert");
 	add_object(request, "key", &row->key);
 	if (!deletes)
 		add_object(request, "data", &row->data);
 	if (row->assumed.type != jbvNull)
 		add_object(request, "assumed", &row->assumed);
-	add_string(request, "base", row->modified_at);
-	add_string(request, "at", deletes ? row->deleted_at :
+	sx_request_put_text(request, "base", row->modified_at);
+	sx_request_put_text(request, "at", deletes ? row->deleted_at :
 			   row->updated_at != NULL ? row->updated_at : row->created_at);
 	pushJsonbValue(request, WJB_END_OBJECT, NULL);
 }
@@ -688,10 +663,10 @@ push(Reconciling *all)
 	JsonbParseState **request = &all->push;
 
 	pushJsonbValue(request, WJB_END_ARRAY, NULL);
-	add_string(request, "client", all->client);
-	add_string(request, "user_id", all->user_id);
-	add_string(request, "policy", all->policy);
-	add_string(request, "time", all->time);
+	sx_request_put_text(request, "client", all->client);
+	sx_request_put_text(request, "user_id", all->user_id);
+	sx_request_put_text(request, "policy", all->policy);
+	sx_request_put_text(request, "time", all->time);
 	read_results(all, sx_push_run(JsonbValueToJsonb(pushJsonbValue(request,
 																   WJB_END_OBJECT,
 																   NULL))));
@@ -1252,7 +1227,7 @@ sync_ext_reconcile(PG_FUNCTION_ARGS)
 
 	read_request(&all, request);
 	pushJsonbValue(&all.push, WJB_BEGIN_OBJECT, NULL);
-	add_name(&all.push, "mutations");
+	sx_request_put_name(&all.push, "mutations");
 	pushJsonbValue(&all.push, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < all.ndomains; i++)
 	{

@@ -214,3 +214,29 @@ sx_request_params(JsonbContainer *object, const char *path)
 	return construct_md_array(texts, nulls, 1, dims, lower, TEXTOID, -1, false,
 							  TYPALIGN_INT);
 }
+
+void
+sx_request_put_name(JsonbParseState **state, const char *name)
+{
+	JsonbValue	value;
+
+	value.type = jbvString;
+	value.val.string.val = unconstify(char *, name);
+	value.val.string.len = strlen(name);
+	pushJsonbValue(state, WJB_KEY, &value);
+}
+
+void
+sx_request_put_text(JsonbParseState **state, const char *name,
+					const char *text)
+{
+	JsonbValue	value;
+
+	if (text == NULL)
+		return;
+	sx_request_put_name(state, name);
+	value.type = jbvString;
+	value.val.string.val = unconstify(char *, text);
+	value.val.string.len = strlen(text);
+	pushJsonbValue(state, WJB_VALUE, &value);
+}

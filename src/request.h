@@ -60,4 +60,13 @@ extern ArrayType *sx_request_params(JsonbContainer *object, const char *path);
 extern bool sx_request_is_object(const JsonbValue *value);
 extern bool sx_request_is_array(const JsonbValue *value);
 
+/*
+ * For requests that are made here: the name of a member, and a member of text,
+ * which is left out where it is NULL. Both must last until the request is
+ * finished.
+ */
+extern void sx_request_put_name(JsonbParseState **state, const char *name);
+extern void sx_request_put_text(JsonbParseState **state, const char *name,
+								const char *text);
+
 #endif							/* SYNC_EXT_REQUEST_H */

@@ -209,8 +209,7 @@ ask(Routing *routing, const char *sql, const char *argument, bool *answers,
 	SxUser		saved;
 	bool		found;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	values[0] = argument == NULL ? (Datum) 0 : CStringGetTextDatum(argument);
 	saved = sx_catalog_become(sx_catalog_get()->owner);
 	run(sql, 1, types, values, argument == NULL ? "n" : " ", routing->snapshot);
@@ -387,8 +386,7 @@ concern_users(Routing *routing, SxNews *news, SxAccess *access)
 	SxKeys	   *keys;
 	SxUser		saved;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	keys = sx_keys_begin(scopes_desc(table));
 	for (int i = 0; i < news->nscopes; i++)
 	{
@@ -830,8 +828,7 @@ tell_clients(Routing *routing, bool anybody_new, const char *server,
 
 	if (!anybody_new && hash_get_num_entries(routing->concerns) == 0)
 		return;
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	keys = sx_keys_begin(concerns_desc());
 	put_concerns(routing, keys, anybody_new, kinds);
 	sort_kinds(kinds);

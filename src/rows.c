@@ -364,8 +364,7 @@ look_up(SxTable *table, SxFilter *filter, ParamListInfo params, int n,
 	int			wanted = 0;
 
 	prepare_row(table, &row);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	relation = sx_keys_begin(lookup_desc(table));
 	for (int i = 0; i < n; i++)
 	{
@@ -480,8 +479,7 @@ sx_rows_load(SxTable *table, SxFilter *filter, ParamListInfo params,
 		n += table->nkeys;
 	}
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	if (scopes != NULL)
 		relation = sx_rows_register_scopes(table, scopes);
 	portal = SPI_cursor_open_with_args(NULL, sql, n, types, values, nulls, true,

@@ -45,8 +45,7 @@ sx_selection_begin(SxSelection *selection)
 {
 	SxRights   *rights;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	if (selection->access == NULL)
 		return;
 	rights = sx_access_read(selection->access, selection->user, NULL,

@@ -65,30 +65,6 @@ run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls,
 	return (int) SPI_processed;
 }
 
-static void
-connect_spi(void)
-{
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-}
-
-static Datum
-column(int row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number,
-						 isnull);
-}
-
-static char *
-text_column(int row, int number, MemoryContext context)
-{
-	bool		isnull;
-	Datum		value = column(row, number, &isnull);
-
-	return isnull ? NULL :
-		MemoryContextStrdup(context, TextDatumGetCString(value));
-}
-
 /* ---- sessions ---- */
 
 static void
@@ -135,7 +111,7 @@ sx_session_get(SxSession *session, const char *id, const char *client,
 
 	values[0] = read_id(id);
 	memset(session, 0, sizeof(SxSession));
-	connect_spi();
+	sx_plan_connect();
 	/* not read-only: the statement that began it may be this one */
 	if (run("SELECT d.client, d.user_id, s.last_sync,"
 			" pg_catalog.date_part('epoch', s.device_offset)"
@@ -143,10 +119,10 @@ sx_session_get(SxSession *session, const char *id, const char *client,
 			" WHERE s.id OPERATOR(pg_catalog.=) $1 AND s.ended_at IS NULL",
 			1, types, values, NULL, false) == 0)
 		no_session(id);
-	session->client = text_column(0, 1, context);
-	session->user_id = text_column(0, 2, context);
-	session->last_sync = text_column(0, 3, context);
-	session->offset = (int64) (DatumGetFloat8(column(0, 4, &isnull)) * USECS_PER_SEC);
+	session->client = sx_plan_text(0, 1, context);
+	session->user_id = sx_plan_text(0, 2, context);
+	session->last_sync = sx_plan_text(0, 3, context);
+	session->offset = (int64) (DatumGetFloat8(sx_plan_value(0, 4, &isnull)) * USECS_PER_SEC);
 	if (isnull)
 		session->offset = 0;
 	SPI_finish();
@@ -178,7 +154,7 @@ sx_session_use(const char *id, const int64 *offset)
 	values[1] = offset == NULL ? (Datum) 0 :
 		Float8GetDatum((double) *offset / USECS_PER_SEC);
 	nulls[1] = offset == NULL ? 'n' : ' ';
-	connect_spi();
+	sx_plan_connect();
 	if (run("UPDATE sync.session SET seen_at = pg_catalog.clock_timestamp(),"
 			" device_offset = coalesce(pg_catalog.make_interval(secs => $2), device_offset)"
 			" WHERE id OPERATOR(pg_catalog.=) $1 AND ended_at IS NULL",
@@ -228,7 +204,7 @@ sync_ext_begin_session(PG_FUNCTION_ARGS)
 	sx_ledger_claim(&device, text_to_cstring(PG_GETARG_TEXT_PP(0)),
 					PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)),
 					0);
-	connect_spi();
+	sx_plan_connect();
 	arguments[0] = Int64GetDatum(device.number);
 	arguments[1] = TimestampTzGetDatum(server_time);
 	arguments[2] = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
@@ -245,9 +221,9 @@ sync_ext_begin_session(PG_FUNCTION_ARGS)
 				   " VALUES ($1, $2, $2, $2 OPERATOR(pg_catalog.-) $3, $4, sync.current_cursor()::pg_catalog.text)"
 				   " RETURNING id, last_sync, max_checkin",
 				   4, types, arguments, nulls, false);
-	*id = *DatumGetUUIDP(column(0, 1, &ignored));
-	last_sync = text_column(0, 2, context);
-	max_checkin = text_column(0, 3, context);
+	*id = *DatumGetUUIDP(sx_plan_value(0, 1, &ignored));
+	last_sync = sx_plan_text(0, 2, context);
+	max_checkin = sx_plan_text(0, 3, context);
 	SPI_finish();
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -278,14 +254,14 @@ sync_ext_end_session(PG_FUNCTION_ARGS)
 				 errdetail("The next session's window begins at \"last\"."),
 				 errhint("Give max_checkin, or a cursor that the session's pulls returned.")));
 	arguments[0] = PG_GETARG_DATUM(0);
-	connect_spi();
+	sx_plan_connect();
 	if (run("SELECT d.client, s.ended_at IS NOT NULL FROM sync.session s"
 			" JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) s.device"
 			" WHERE s.id OPERATOR(pg_catalog.=) $1",
 			1, types, arguments, NULL, false) == 0)
 		no_session(DatumGetCString(DirectFunctionCall1(uuid_out, arguments[0])));
-	client = text_column(0, 1, CurrentMemoryContext);
-	ended = DatumGetBool(column(0, 2, &isnull));
+	client = sx_plan_text(0, 1, CurrentMemoryContext);
+	ended = DatumGetBool(sx_plan_value(0, 2, &isnull));
 	sx_ledger_claim(&device, client, NULL, 0);
 	if (ended)
 	{
@@ -650,10 +626,10 @@ take_local_ids(SxLocalIds *ids, int n)
 	for (int i = 0; i < n; i++)
 	{
 		bool		isnull;
-		Oid			root = DatumGetObjectId(column(i, 1, &isnull));
-		char	   *provisional = TextDatumGetCString(column(i, 2, &isnull));
+		Oid			root = DatumGetObjectId(sx_plan_value(i, 1, &isnull));
+		char	   *provisional = TextDatumGetCString(sx_plan_value(i, 2, &isnull));
 		MemoryContext old = MemoryContextSwitchTo(ids->context);
-		Jsonb	   *key = (Jsonb *) PG_DETOAST_DATUM_COPY(column(i, 3, &isnull));
+		Jsonb	   *key = (Jsonb *) PG_DETOAST_DATUM_COPY(sx_plan_value(i, 3, &isnull));
 
 		put_local_id(ids, root, provisional, key, true);
 		MemoryContextSwitchTo(old);
@@ -672,7 +648,7 @@ sx_session_local_ids(const SxDevice *device, SxMutation **mutations, int n)
 
 	TupleDescInitEntry(desc, 1, "rel", REGCLASSOID, -1, 0);
 	TupleDescInitEntry(desc, 2, "local_id", TEXTOID, -1, 0);
-	connect_spi();
+	sx_plan_connect();
 	keys = sx_keys_begin(desc);
 	for (int i = 0; i < n; i++)
 	{
@@ -863,7 +839,7 @@ sx_session_remember(const SxDevice *device, SxMutation **mutations, int n)
 	TupleDescInitEntry(desc, 1, "rel", OIDOID, -1, 0);
 	TupleDescInitEntry(desc, 2, "local_id", TEXTOID, -1, 0);
 	TupleDescInitEntry(desc, 3, "key", JSONBOID, -1, 0);
-	connect_spi();
+	sx_plan_connect();
 	keys = sx_keys_begin(desc);
 	for (int i = 0; i < n; i++)
 	{
@@ -903,12 +879,12 @@ sx_session_append_local_ids(StringInfo out, const char *client,
 
 	values[0] = CStringGetTextDatum(client);
 	values[1] = ObjectIdGetDatum(table->root);
-	connect_spi();
+	sx_plan_connect();
 	(void) run("SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('local_id', l.local_id, 'key', l.key)"
 			   " ORDER BY l.local_id) FROM sync.local_id l JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) l.device"
 			   " WHERE d.client OPERATOR(pg_catalog.=) $1 AND l.rel OPERATOR(pg_catalog.=) $2",
 			   2, types, values, NULL, true);
-	list = column(0, 1, &isnull);
+	list = sx_plan_value(0, 1, &isnull);
 	if (!isnull)
 	{
 		Jsonb	   *json = DatumGetJsonbP(list);

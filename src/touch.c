@@ -75,8 +75,7 @@ sync_ext_touch(PG_FUNCTION_ARGS)
 	for (int i = 0; i < table->nkeys; i++)
 		types[i] = table->keys[i].type;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	forced = sx_stamp_force(table->root);
 	PG_TRY();
 	{

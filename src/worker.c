@@ -60,6 +60,7 @@
 #include "event.h"
 #include "guc.h"
 #include "news.h"
+#include "plan.h"
 #include "wake.h"
 #include "worker.h"
 
@@ -181,8 +182,7 @@ running_worker(void)
 	int			pid = 0;
 	bool		isnull;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "could not connect to SPI");
+	sx_plan_connect();
 	if (SPI_execute("SELECT sync.worker_pid()", false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look for the worker");
 	if (SPI_processed > 0)
@@ -437,8 +437,7 @@ tell_all_to_look(void)
 {
 	int			told;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "could not connect to SPI");
+	sx_plan_connect();
 	if (SPI_execute("SELECT domain FROM sync.domains", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the domains");
 	told = (int) SPI_processed;
@@ -563,8 +562,7 @@ write_state(void)
 		nulls[3] = nulls[4] = 'n';
 	else
 		values[4] = CStringGetTextDatum(worker.failure);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "could not connect to SPI");
+	sx_plan_connect();
 	if (SPI_execute_with_args(
 			"INSERT INTO sync.worker_state AS s"
 			" (started_at, notified_at, notifications, failed_at, failure)"
@@ -582,8 +580,7 @@ write_state(void)
 static void
 sweep_servers(void)
 {
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "could not connect to SPI");
+	sx_plan_connect();
 	if (SPI_execute("SELECT sync.sweep_servers()", false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not sweep silent servers");
 	SPI_finish();
@@ -600,8 +597,7 @@ prune(void)
 	pgstat_report_activity(STATE_RUNNING, "pruning the change logs");
 	if (look_for_extension() == EXTENSION_READY)
 	{
-		if (SPI_connect() != SPI_OK_CONNECT)
-			elog(ERROR, "could not connect to SPI");
+		sx_plan_connect();
 		if (SPI_execute_with_args(
 				"INSERT INTO sync.worker_state AS s (pruned, pruned_at)"
 				" VALUES (sync.prune(make_interval(mins => $1)), clock_timestamp())"
@@ -633,8 +629,7 @@ sweep_clients(void)
 	pgstat_report_activity(STATE_RUNNING, "forgetting old pushes and sessions");
 	if (look_for_extension() == EXTENSION_READY)
 	{
-		if (SPI_connect() != SPI_OK_CONNECT)
-			elog(ERROR, "could not connect to SPI");
+		sx_plan_connect();
 		if (SPI_execute_with_args(
 				"INSERT INTO sync.worker_state AS s (swept, swept_at)"
 				" SELECT sync.sweep(make_interval(mins => $1)), clock_timestamp()"
@@ -712,8 +707,7 @@ first_prune(void)
 	int64		wait = 0;
 	bool		isnull;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "could not connect to SPI");
+	sx_plan_connect();
 	if (SPI_execute("SELECT extract(epoch FROM clock_timestamp() - pruned_at)::int8"
 					" FROM sync.worker_state WHERE pruned_at <= clock_timestamp()",
 					true, 1) != SPI_OK_SELECT)

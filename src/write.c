@@ -664,8 +664,7 @@ read_rows(SxTable *table, Work **works, int n)
 					 sx_plan_relation(table->root));
 	append_key_join(&sql, table);
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	keys = sx_keys_begin(desc);
 	for (int i = 0; i < n; i++)
 	{
@@ -896,8 +895,7 @@ write_group(SxWriter *writer, SxTable *table, Work **works, int n)
 	else
 		sql = delete_query(table, first);
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	sx_plan_connect();
 	keys = sx_keys_begin(write_desc(table, ncolumns, attnums));
 	for (int i = 0; i < n; i++)
 	{
