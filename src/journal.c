@@ -385,7 +385,8 @@ sx_journal_has_come_to(int32 stream_id, Snapshot snapshot, TimestampTz at)
 	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_TIMESTAMPTZ_GE,
 				TimestampTzGetDatum(at));
 	sx_probe_open(&probe, catalog->entry, catalog->entry_by_time, snapshot, 2);
-	found = sx_probe_first(&probe, keys, ForwardScanDirection) != NULL;
+	/* from the end: what was trimmed away may still lie before it, dead */
+	found = sx_probe_first(&probe, keys, BackwardScanDirection) != NULL;
 	sx_probe_close(&probe);
 	/* where entries were trimmed away, a snapshot goes as far */
 	return found ||
