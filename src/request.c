@@ -236,7 +236,7 @@ sx_request_put_text(JsonbParseState **state, const char *name,
 		return;
 	sx_request_put_name(state, name);
 	value.type = jbvString;
-	value.val.string.val = unconstify(char *, text);
+	value.val.string.val = pstrdup(text);
 	value.val.string.len = strlen(text);
 	pushJsonbValue(state, WJB_VALUE, &value);
 }

@@ -62,8 +62,8 @@ extern bool sx_request_is_array(const JsonbValue *value);
 
 /*
  * For requests that are made here: the name of a member, and a member of text,
- * which is left out where it is NULL. Both must last until the request is
- * finished.
+ * which is left out where it is NULL. The name must last until the request is
+ * finished, the text is copied.
  */
 extern void sx_request_put_name(JsonbParseState **state, const char *name);
 extern void sx_request_put_text(JsonbParseState **state, const char *name,
