@@ -495,8 +495,8 @@ class Client(Actor):
             copy.told.discard(table.name_of(key))
         if "state" in answer:
             copy.more = answer["state"] == "more"
-            if not copy.more:
-                copy.told -= copy.named
+            if not copy.more and copy.begins:
+                copy.told -= copy.named     # in one page: all of them were looked at
         copy.cursor = answer["cursor"]
 
     def learn(self, table, local_id, key):
@@ -538,12 +538,13 @@ class Client(Actor):
         if len(results) != len(self.batch):
             self.wrong("%d results for %d mutations" % (len(results), len(self.batch)))
         for m, result in zip(self.batch, results):
+            if result.get("local_id") is not None and result["status"] in ("applied", "duplicate"):
+                self.learn(m.table, result["local_id"], result["key"])
+        for m, result in zip(self.batch, results):
             status = result["status"]
             self.world.count(status)
             if result.get("id") != m.more.get("id"):
                 self.wrong("%r has the answer of another: %r" % (m, result))
-            if result.get("local_id") is not None and status in ("applied", "duplicate"):
-                self.learn(m.table, result["local_id"], result["key"])
             if status == "retry" and not self.flaw("gives-up"):
                 continue
             if result.get("sqlstate") == "40000":

@@ -261,6 +261,8 @@ class Judge:
             else:
                 good = new[column] == old[column] and (
                     mine in (clean(old[column]), clean(sent["assumed"][column])))
+            if not good and policy == "merge" and column in sent.get("assumed", ()):
+                good = new[column] == old[column] and mine == clean(sent["assumed"][column])
             if not good:
                 self.wrong(m, "it left %s = %r (merged: %s)" % (column, new[column], not whole), entry)
         if old is not None:
