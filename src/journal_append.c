@@ -172,6 +172,36 @@ compare_entries(const void *a, const void *b)
 	return memcmp(VARDATA(x->hash), VARDATA(y->hash), SX_JOURNAL_HASH);
 }
 
+/* Columns that the owner added have nothing in them. */
+static void
+copy_row(Store *store, SxNewEntry *entry, Datum *values, bool *nulls)
+{
+	memset(nulls, true, sizeof(bool) * store->row->natts);
+	memcpy(values, entry->values, sizeof(Datum) * Natts_entry);
+	memcpy(nulls, entry->nulls, sizeof(bool) * Natts_entry);
+}
+
+static void
+insert_into_others(Store *store, int n, SxNewEntry **entries)
+{
+	Datum	   *values;
+	bool	   *nulls;
+
+	if (store->nothers == 0)
+		return;
+	values = palloc0(sizeof(Datum) * store->row->natts);
+	nulls = palloc(sizeof(bool) * store->row->natts);
+	for (int other = 0; other < store->nothers; other++)
+		for (int i = 0; i < n; i++)
+		{
+			copy_row(store, entries[i], values, nulls);
+			sx_direct_insert_into(&store->others[other], store->heap, values,
+								  nulls, &entries[i]->tid);
+		}
+	pfree(values);
+	pfree(nulls);
+}
+
 static void
 insert_rows(Store *store, int n, SxNewEntry **entries)
 {
@@ -180,10 +210,7 @@ insert_rows(Store *store, int n, SxNewEntry **entries)
 	for (int i = 0; i < n; i++)
 	{
 		slots[i] = MakeSingleTupleTableSlot(store->row, &TTSOpsVirtual);
-		memcpy(slots[i]->tts_values, entries[i]->values,
-			   sizeof(Datum) * Natts_entry);
-		memcpy(slots[i]->tts_isnull, entries[i]->nulls,
-			   sizeof(bool) * Natts_entry);
+		copy_row(store, entries[i], slots[i]->tts_values, slots[i]->tts_isnull);
 		ExecStoreVirtualTuple(slots[i]);
 	}
 	table_multi_insert(store->heap, slots, n, GetCurrentCommandId(true), 0,
@@ -210,11 +237,7 @@ insert_batch(Store *store, int n, SxNewEntry **entries)
 			return false;
 	for (int i = 0; i < n; i++)
 		insert_into_index(store, store->by_time, entries[i]);
-	for (int other = 0; other < store->nothers; other++)
-		for (int i = 0; i < n; i++)
-			sx_direct_insert_into(&store->others[other], store->heap,
-								  entries[i]->values, entries[i]->nulls,
-								  &entries[i]->tid);
+	insert_into_others(store, n, entries);
 	return true;
 }
 

@@ -242,13 +242,17 @@ write_sums(int32 stream_id, Sums *sums)
 	Relation	heap = table_open(sx_catalog_get()->journal_sums,
 								  RowExclusiveLock);
 	Size		size = sums->nbuckets * sizeof(Bucket);
-	Datum		values[Natts_journal_sums];
-	bool		nulls[Natts_journal_sums] = {false};
+	int			natts = RelationGetDescr(heap)->natts;
+	Datum	   *values = palloc0(sizeof(Datum) * natts);
+	bool	   *nulls = palloc(sizeof(bool) * natts);
 	bytea	   *stored = palloc(VARHDRSZ + size);
 	HeapTuple	tuple;
 
 	SET_VARSIZE(stored, VARHDRSZ + size);
 	memcpy(VARDATA(stored), sums->buckets, size);
+	/* columns that the owner added have nothing in them */
+	memset(nulls, true, sizeof(bool) * natts);
+	memset(nulls, false, sizeof(bool) * Natts_journal_sums);
 	values[Anum_journal_sums_stream_id - 1] = Int32GetDatum(stream_id);
 	values[Anum_journal_sums_at - 1] = TimestampTzGetDatum(sums->at);
 	values[Anum_journal_sums_bits - 1] = Int32GetDatum(sums->bits);
