@@ -244,8 +244,6 @@ sync_ext_end_session(PG_FUNCTION_ARGS)
 	Datum		arguments[2];
 	SxDevice	device;
 	char	   *client;
-	bool		ended;
-	bool		isnull;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
@@ -255,23 +253,19 @@ sync_ext_end_session(PG_FUNCTION_ARGS)
 				 errhint("Give max_checkin, or a cursor that the session's pulls returned.")));
 	arguments[0] = PG_GETARG_DATUM(0);
 	sx_plan_connect();
-	if (run("SELECT d.client, s.ended_at IS NOT NULL FROM sync.session s"
+	if (run("SELECT d.client FROM sync.session s"
 			" JOIN sync.device d ON d.number OPERATOR(pg_catalog.=) s.device"
 			" WHERE s.id OPERATOR(pg_catalog.=) $1",
 			1, types, arguments, NULL, false) == 0)
 		no_session(DatumGetCString(DirectFunctionCall1(uuid_out, arguments[0])));
 	client = sx_plan_text(0, 1, CurrentMemoryContext);
-	ended = DatumGetBool(sx_plan_value(0, 2, &isnull));
 	sx_ledger_claim(&device, client, NULL, 0);
-	if (ended)
-	{
-		/* sent again; a later session may have moved on since */
-		SPI_finish();
-		PG_RETURN_VOID();
-	}
-
 	arguments[1] = CStringGetTextDatum(sx_cursor_text(PG_GETARG_BYTEA_PP(1)));
-	/* while the claim waited it may have been ended, or given up and deleted */
+
+	/*
+	 * One that was ended before moves nothing: a later session may have moved
+	 * on since. While the claim waited, it may also have been given up.
+	 */
 	if (run("WITH s AS (UPDATE sync.session SET ended_at = pg_catalog.clock_timestamp(),"
 			" seen_at = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1"
 			" AND ended_at IS NULL RETURNING device),"
