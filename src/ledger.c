@@ -487,6 +487,7 @@ remember_mutation(Target *target, const SxDevice *device,
 				  SxMutation *mutation, Datum *values, bool *nulls)
 {
 	bool		applied = mutation->status == SX_STATUS_APPLIED;
+	bool		keyed;			/* its key is not the one that was sent */
 
 	values[Anum_mutation_place - 1] =
 		Int64GetDatum(device->next_seq + mutation->number);
@@ -501,8 +502,9 @@ remember_mutation(Target *target, const SxDevice *device,
 		values[Anum_mutation_rel - 1] = ObjectIdGetDatum(mutation->table->root);
 	values[Anum_mutation_key_hash - 1] =
 		Int64GetDatum((int64) sx_mutation_final_hash(mutation));
-	nulls[Anum_mutation_key - 1] = !(applied && mutation->key_made);
-	if (applied && mutation->key_made)
+	keyed = applied && (mutation->key_made || mutation->new_key != NULL);
+	nulls[Anum_mutation_key - 1] = !keyed;
+	if (keyed)
 		values[Anum_mutation_key - 1] =
 			JsonbPGetDatum(sx_rowjson_key(mutation->table,
 										  sx_mutation_final_key(mutation)));

@@ -14,6 +14,7 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
@@ -256,6 +257,7 @@ typedef struct Converter
 {
 	Oid			relid;			/* hash key */
 	TupleDesc	desc;
+	TupleDesc	row;			/* the same, of the table's entry */
 	FmgrInfo	function;
 	Datum		blank;
 	AttrNumber *places;			/* columns of the last object's members */
@@ -301,6 +303,7 @@ converter_of(SxTable *table)
 	old = MemoryContextSwitchTo(converter_context);
 	converter = palloc0(sizeof(Converter));
 	converter->relid = table->root;
+	converter->row = table->row;
 	converter->desc = lookup_rowtype_tupdesc_copy(rowtype, -1);
 	fmgr_info(F_JSONB_POPULATE_RECORD, &converter->function);
 	fmgr_info_set_expr((Node *) makeFuncExpr(F_JSONB_POPULATE_RECORD, rowtype,
@@ -319,6 +322,26 @@ converter_of(SxTable *table)
 	converters = converter;
 	MemoryContextSwitchTo(old);
 	return converter;
+}
+
+void
+sx_mutation_check_table(SxTable *table)
+{
+	TupleDesc	was = converter_of(table)->row;
+	TupleDesc	now = sx_tracked_get(table->root)->row;
+
+	if (now == was)
+		return;
+	for (int i = 0; i < was->natts; i++)
+		if (now == NULL || i >= now->natts ||
+			TupleDescAttr(now, i)->attisdropped != TupleDescAttr(was, i)->attisdropped ||
+			TupleDescAttr(now, i)->atttypid != TupleDescAttr(was, i)->atttypid)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("columns of relation \"%s\" changed while rows were pushed to it",
+							get_rel_name(table->root)),
+					 errdetail("A trigger of another table of the same push did that."),
+					 errhint("Push it again.")));
 }
 
 /*
@@ -666,6 +689,19 @@ sx_mutation_refuse(SxMutation *mutation, ErrorData *error, const char *path)
 
 /* ---- keys ---- */
 
+/*
+ * Whether a type's own hash has 32 bits only: those of whole numbers and times
+ * of 64 bits fold them, so that all of (1 << 32 | 2) and (2 << 32 | 1) and 3
+ * are the same. Keys are made like that. Equal values have equal bits there.
+ */
+static bool
+hash_is_folded(const SxColumn *column, const TypeCacheEntry *type)
+{
+	return column->typbyval && column->typlen == sizeof(int64) &&
+		type->hash_extended_proc < FirstGenbkiObjectId &&
+		type->hash_extended_proc != F_HASHFLOAT8EXTENDED;
+}
+
 uint64
 sx_mutation_hash_key(SxTable *table, const Datum *key)
 {
@@ -677,8 +713,14 @@ sx_mutation_hash_key(SxTable *table, const Datum *key)
 		TypeCacheEntry *type = lookup_type_cache(column->type,
 												 TYPECACHE_HASH_EXTENDED_PROC_FINFO);
 		uint64		one;
+		int64		bits;
 
-		if (OidIsValid(type->hash_extended_proc))
+		if (hash_is_folded(column, type))
+		{
+			bits = DatumGetInt64(key[i]);
+			one = hash_bytes_extended((unsigned char *) &bits, sizeof(bits), 0);
+		}
+		else if (OidIsValid(type->hash_extended_proc))
 			one = DatumGetUInt64(FunctionCall2Coll(&type->hash_extended_proc_finfo,
 												   column->collation, key[i],
 												   Int64GetDatum(0)));

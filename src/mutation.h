@@ -126,6 +126,12 @@ extern void sx_mutation_read(SxMutation *mutation, int64 skew);
 extern void sx_mutation_convert(SxMutation *mutation);
 
 /*
+ * Raises a serialization failure where the table's columns are not those any
+ * more for which the values were converted.
+ */
+extern void sx_mutation_check_table(SxTable *table);
+
+/*
  * Makes the key of a new row that came without one, by the defaults of its
  * columns. False where a column has none: a trigger of the table may make it.
  */

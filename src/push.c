@@ -33,6 +33,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -430,6 +431,43 @@ find_twins(Push *push, SxMutation **first)
 }
 
 static void
+find_table_step(Push *push, SxMutation *mutation)
+{
+	mutation->table = sx_tracked_by_domain(mutation->domain);
+	mutation->domain = mutation->table->domain;
+}
+
+/*
+ * Values are made for the columns that a table has now, so these must not
+ * change before they are written. The locks are taken outside of all
+ * subtransactions, which would release them when they fail.
+ */
+static void
+lock_tables(Push *push)
+{
+	uint64		epoch;
+
+	do
+	{
+		Oid			last = InvalidOid;
+
+		epoch = sx_tracked_epoch();
+		for (int i = 0; i < push->n; i++)
+		{
+			SxMutation *mutation = push->mutations[i];
+
+			if (mutation->status != SX_STATUS_OPEN ||
+				mutation->table->root == last)
+				continue;
+			last = mutation->table->root;
+			LockRelationOid(last, AccessShareLock);
+		}
+		if (epoch != sx_tracked_epoch())
+			step_each(push, find_table_step, false);
+	} while (epoch != sx_tracked_epoch());
+}
+
+static void
 prepare(Push *push, SxMutation **twins)
 {
 	SxMutation **duplicates = palloc(sizeof(SxMutation *) * (push->n + 1));
@@ -437,6 +475,7 @@ prepare(Push *push, SxMutation **twins)
 	Push		others = *push;
 
 	step_each(push, read_step, false);
+	lock_tables(push);
 	find_twins(push, twins);
 	if (push->client != NULL)
 		sx_ledger_recall(&push->device, push->mutations, push->n);
@@ -534,6 +573,7 @@ ask_deferred_constraints(void)
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
+	int			mark = sx_watch_mark();
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
@@ -551,6 +591,8 @@ ask_deferred_constraints(void)
 		error = roll_back(context, owner);
 	}
 	PG_END_TRY();
+	/* what deferred triggers wrote is rolled back, and written at the commit */
+	sx_watch_back_to(mark);
 	if (error != NULL)
 		ReThrowError(error);
 }

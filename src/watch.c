@@ -286,6 +286,26 @@ is_for(SxMutation *mutation, uint64 key_hash, bool insert)
 }
 
 /*
+ * The mutation for which a row was inserted whose key a trigger had changed. A
+ * statement for several cannot tell which it was: they are tried one by one.
+ */
+static SxMutation *
+mutation_of_other_key(void)
+{
+	SxMutation *mutation = watch->mutations[0];
+
+	if (watch->nmutations > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("a trigger changed the key of a row of sync domain \"%s\"",
+						mutation->domain)));
+	if (mutation->written)
+		return mutation->gone ? mutation : NULL;	/* into another partition */
+	return mutation->op == SX_MUTATION_INSERT ||
+		mutation->op == SX_MUTATION_UPSERT ? mutation : NULL;
+}
+
+/*
  * The mutation that a statement was for when it changed this row: mostly the
  * one after the last, as rows are written in the order of the mutations.
  */
@@ -305,7 +325,7 @@ mutation_of(SxTable *table, uint64 key_hash, bool insert)
 		watch->next = place + 1;
 		return mutation;
 	}
-	return NULL;
+	return insert ? mutation_of_other_key() : NULL;
 }
 
 /* The root's columns in a leaf's numbering. */
@@ -419,6 +439,7 @@ mark_written(SxTable *table, SxMutation *mutation, TriggerData *trigger,
 											 table->keys[i].typbyval,
 											 table->keys[i].typlen);
 		mutation->new_key_hash = new_hash;
+		mutation->tell |= insert;
 	}
 	MemoryContextSwitchTo(old);
 

@@ -977,7 +977,9 @@ prepare_soft_delete(SxWriter *writer, SxMutation *mutation)
 	Datum	   *value = &mutation->row.values[attnum - 1];
 	MemoryContext old;
 
-	if (!bms_is_member(attnum, mutation->columns))
+	/* null is what the row had there when its author deleted it */
+	if (!bms_is_member(attnum, mutation->columns) ||
+		mutation->row.nulls[attnum - 1])
 	{
 		mutation->row.nulls[attnum - 1] = false;
 		switch (type)
@@ -1050,6 +1052,7 @@ sx_write_run(SxWriter *writer, SxMutation **mutations, int n)
 	Work	   *works = palloc0(sizeof(Work) * n);
 	bool		open = true;
 
+	sx_mutation_check_table(table);
 	for (int i = 0; i < n; i++)
 	{
 		works[i].mutation = mutations[i];

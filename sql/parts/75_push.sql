@@ -52,7 +52,7 @@ COMMENT ON COLUMN sync.mutation.id IS 'the id that the client gave it; null wher
 COMMENT ON COLUMN sync.mutation.digest IS 'a hash of its id and of what it asked for';
 COMMENT ON COLUMN sync.mutation.rel IS 'the tracked table';
 COMMENT ON COLUMN sync.mutation.key_hash IS 'a hash of the row''s key';
-COMMENT ON COLUMN sync.mutation.key IS 'the key, where the server made it';
+COMMENT ON COLUMN sync.mutation.key IS 'the key, where it is not the one that was sent';
 COMMENT ON COLUMN sync.mutation.applied IS 'false: it was refused, and may come again';
 COMMENT ON COLUMN sync.mutation.xid IS 'the transaction that applied it';
 COMMENT ON COLUMN sync.mutation.at IS 'when that was';

@@ -284,6 +284,59 @@ SELECT is((SELECT jsonb_agg(r -> 'data' -> 'j') FROM jsonb_array_elements(push(A
 SELECT says(ARRAY[m('insert', 'deep', jsonb_build_object('id', 5, 't', repeat('x', 1000000))::text)], 'applied', 'a long value');
 SELECT helper.refused($$SELECT sync.push('{"mutations": [{}, {}, 17]}')$$, '22023', 'mutations[2]', 'what is no mutation is named by its place');
 
+-- 16. keys: those of 64 bits are told apart, also where they differ in both halves
+CREATE TABLE wide (id bigint PRIMARY KEY, v text);
+SELECT sync.track('wide');
+INSERT INTO wide VALUES ((1::bigint << 32) | 2, 'a'), ((2::bigint << 32) | 1, 'b'), (3, 'c');
+SELECT says(ARRAY[m('update', 'wide', '{"id": 3, "v": "mine"}'), m('delete', 'wide', '{"id": 4294967298}'), m('delete', 'wide', '{"id": 8589934593}')], 'applied+, applied, applied', 'others of a batch that go');
+SELECT says(ARRAY[m('update', 'wide', '{"id": 5, "v": "mine"}', '{"id": "w1"}')], 'conflict', 'one that is refused');
+SELECT says(ARRAY[m('insert', 'wide', '{"id": 4294967300, "v": "x"}', '{"id": "w2"}')], 'applied', 'a later one, of another row');
+INSERT INTO wide VALUES (5, 'here');
+SELECT says(ARRAY[m('update', 'wide', '{"id": 5, "v": "mine"}', '{"id": "w1"}')], 'applied+', 'does not supersede it');
+-- a key that the mutation changed is told again
+CREATE TABLE moved (id int PRIMARY KEY, v text);
+SELECT sync.track('moved');
+INSERT INTO moved VALUES (1, 'a');
+SELECT push(ARRAY[jsonb_build_object('id', 'm1', 'op', 'update', 'domain', 'moved', 'key', '{"id": 1}'::jsonb, 'data', '{"id": 2}'::jsonb)]) #> '{results,0,key}' AS key;
+SELECT is(push(ARRAY[jsonb_build_object('id', 'm1', 'op', 'update', 'domain', 'moved', 'key', '{"id": 1}'::jsonb, 'data', '{"id": 2}'::jsonb)]) -> 'results' -> 0 #- '{data,modified_at}' #- '{modified_at}',
+	'{"id": "m1", "key": {"id": 2}, "data": {"v": "a", "id": 2}, "status": "duplicate"}', 'a duplicate has the key that it changed');
+-- and one that a trigger changed
+CREATE TABLE lowered (id text PRIMARY KEY, v text);
+SELECT sync.track('lowered');
+CREATE FUNCTION lower_id() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.id := lower(new.id); RETURN new; END $$;
+CREATE TRIGGER lower_id BEFORE INSERT ON lowered FOR EACH ROW EXECUTE FUNCTION lower_id();
+SELECT push(ARRAY[m('insert', 'lowered', '{"id": "A", "v": "1"}', '{"id": "l1"}'), m('insert', 'lowered', '{"id": "b", "v": "2"}'), m('insert', 'lowered', '{"id": "C", "v": "3"}')]) -> 'results' AS a \gset
+SELECT is((SELECT jsonb_agg(jsonb_build_array(r ->> 'status', r #>> '{key,id}', r #>> '{data,id}', r -> 'modified_at' IS NOT NULL)) FROM jsonb_array_elements(:'a') r),
+	'[["applied", "a", "a", true], ["applied", "b", null, true], ["applied", "c", "c", true]]', 'a trigger changed keys: they are told');
+SELECT is(push(ARRAY[m('insert', 'lowered', '{"id": "A", "v": "1"}', '{"id": "l1"}')]) #>> '{results,0,key,id}', 'a', 'and told again');
+
+-- 17. a row that is deleted as its author holds it
+CREATE TABLE faded (id int PRIMARY KEY, v text, deleted_at timestamptz);
+SELECT sync.track('faded', deleted_at => 'deleted_at');
+INSERT INTO faded VALUES (1, 'a');
+SELECT says(ARRAY[m('delete', 'faded', '{"id": 1}', '{"data": {"id": 1, "v": "a", "deleted_at": null}}')], 'applied', 'a soft deletion');
+SELECT ok((SELECT deleted_at IS NOT NULL FROM faded), 'is done, though the mark of the row was null before');
+
+-- 18. what deferred triggers write is written at the commit
+CREATE TABLE late (id int PRIMARY KEY, v text, n int DEFAULT 0);
+SELECT sync.track('late');
+CREATE FUNCTION count_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE t.late SET n = n + 1 WHERE id = new.id AND n < 1; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER count_late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION count_late();
+BEGIN;
+SELECT push(ARRAY[m('insert', 'late', '{"id": 1, "v": "a", "n": 0}')]) #>> '{results,0,modified_at}' AS at \gset
+SELECT is(:'at'::timestamptz, (SELECT modified_at FROM late), 'no version is told that never was');
+COMMIT;
+DROP TABLE late;
+
+-- 19. DDL between a push's values and their writing
+CREATE TABLE first (id int PRIMARY KEY);
+CREATE TABLE second (id int PRIMARY KEY, v int);
+SELECT sync.track('first'), sync.track('second');
+CREATE FUNCTION alter_second() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ALTER TABLE t.second ALTER v TYPE text; RETURN new; END $$;
+CREATE TRIGGER alter_second BEFORE INSERT ON first FOR EACH ROW EXECUTE FUNCTION alter_second();
+SELECT says(ARRAY[m('insert', 'first', '{"id": 1}'), m('insert', 'second', '{"id": 1, "v": 1}')], 'applied, retry 40001', 'values of another type are not written');
+SELECT says(ARRAY[m('insert', 'second', '{"id": 1, "v": 1}')], 'applied', 'and are the next time');
+
 SELECT * FROM finish();
 DROP OWNED BY regress_sync_push;
 DROP SCHEMA t CASCADE;
