@@ -842,8 +842,14 @@ sx_session_remember(const SxDevice *device, SxMutation **mutations, int n)
 		bool		nulls[3] = {false};
 
 		CHECK_FOR_INTERRUPTS();
-		if (!mutation->pending || !mutation->has_key || mutation->local_id == NULL ||
-			(mutation->status != SX_STATUS_APPLIED && !mutation->recalled))
+		if (!mutation->has_key || mutation->local_id == NULL)
+			continue;
+		/*
+		 * Not only the one that made the key: where that was refused, a later
+		 * one of the row may have been applied, and the first comes again.
+		 */
+		if (mutation->status != SX_STATUS_APPLIED &&
+			!(mutation->pending && mutation->recalled))
 			continue;
 		row[0] = ObjectIdGetDatum(mutation->table->root);
 		row[1] = CStringGetTextDatum(mutation->local_id);

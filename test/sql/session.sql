@@ -232,6 +232,15 @@ UPDATE sync.session SET seen_at = seen_at - interval '1 year';
 SELECT push(:'session', '[]') IS NOT NULL AS pushed, sync.sweep('1 month') \gset
 SELECT ok(push(:'session', '[]') IS NOT NULL, 'a session that is pushed in is not abandoned');
 
+-- the record that made a provisional key is refused, and a later one of the row applied
+SELECT session AS pad FROM sync.begin_session('pad', 'ann') \gset
+SELECT is(short(push(:'pad', '[{"id": 1, "op": "insert", "domain": "orders", "pending": true, "data": {"id": "p1", "title": "first", "parent": 9999}},
+	{"id": 2, "op": "upsert", "domain": "orders", "data": {"id": "p1", "title": "pad"}}]')), 'rejected 23503 p1, applied p1', 'a later record of a row whose first was refused');
+SELECT is(short(push(:'pad', '[{"id": 1, "op": "insert", "domain": "orders", "pending": true, "data": {"id": "p1", "title": "first", "parent": 9999}},
+	{"id": 3, "op": "update", "domain": "orders", "data": {"id": "p1", "title": "pad again"}}]')), 'superseded p1, applied p1', 'keeps the key: the first makes no other row when it comes again');
+SELECT is((SELECT string_agg(title, ', ') FROM orders WHERE title ~ 'pad'), 'pad again', 'there is one row');
+SELECT sync.forget_client('pad');
+
 -- 7. the clock: nothing but newer_wins looks at it
 SELECT session FROM sync.begin_session('watch', 'ann', clock_timestamp() - interval '1 day') \gset
 SELECT push(:'session', '[{"op": "insert", "domain": "plain", "data": {"id": 5}}]') #>> '{results,0,status}' AS s \gset
