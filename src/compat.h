@@ -136,6 +136,7 @@ datum_image_hash(Datum value, bool typbyval, int typlen)
 #if PG_VERSION_NUM < 140000
 #define F_TIMESTAMPTZ_EQ F_TIMESTAMP_EQ
 #define F_TIMESTAMPTZ_LE F_TIMESTAMP_LE
+#define F_TIMESTAMPTZ_GE F_TIMESTAMP_GE
 #define F_TIMESTAMPTZ_GT F_TIMESTAMP_GT
 #endif
 
