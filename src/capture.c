@@ -199,10 +199,16 @@ key_array(SxTable *table, Entry *entry, int column)
 										   key->typalign));
 }
 
+static int
+log_columns(SxTable *table)
+{
+	return SX_LOG_FIXED + table->nkeys + table->nscopes;
+}
+
 static void
 insert_entry(SxTable *table, SxDirect *target, Entry *entry, Datum xid)
 {
-	int			natts = SX_LOG_FIXED + table->nkeys + table->nscopes;
+	int			natts = log_columns(table);
 	Datum	   *values = palloc0(sizeof(Datum) * natts);
 	bool	   *nulls = palloc0(sizeof(bool) * natts);
 	int			rows = table->packed ? 1 : entry->nkeys;
@@ -275,7 +281,7 @@ insert_waiting(Level *level)
 			/* untracked, or dropped, in this very transaction */
 			if (!table->tracked)
 				continue;
-			sx_direct_open(&target, table->log);
+			sx_direct_open(&target, table->log, log_columns(table));
 			open_root = entry->root;
 		}
 		insert_entry(table, &target, entry, xid);
@@ -706,7 +712,7 @@ sx_capture_mark(SxTable *table)
 	values[Anum_reset_marker_rel - 1] = ObjectIdGetDatum(table->root);
 	values[Anum_reset_marker_xid - 1] =
 		FullTransactionIdGetDatum(GetTopFullTransactionId());
-	sx_direct_open(&target, catalog->reset_marker);
+	sx_direct_open(&target, catalog->reset_marker, Natts_reset_marker);
 	sx_direct_insert(&target, values, nulls, GetCurrentCommandId(true));
 	sx_direct_close(&target);
 	sx_event_add(&level->events, TopTransactionContext, table->domain, 0, true,

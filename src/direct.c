@@ -161,16 +161,36 @@ sx_direct_close_indexes(SxDirectIndex *indexes, int n)
 /* ---- one row ---- */
 
 void
-sx_direct_open(SxDirect *target, Oid heap)
+sx_direct_open(SxDirect *target, Oid heap, int natts)
 {
+	int			all;
+
 	target->heap = table_open(heap, RowExclusiveLock);
+	all = RelationGetDescr(target->heap)->natts;
+	target->natts = natts;
+	target->values = all > natts ? palloc0(sizeof(Datum) * all) : NULL;
+	target->nulls = all > natts ? palloc(sizeof(bool) * all) : NULL;
+	if (all > natts)
+		memset(target->nulls, true, sizeof(bool) * all);
 	target->indexes = sx_direct_open_indexes(target->heap, NIL,
 											 &target->nindexes);
 	target->bulk = NULL;
 }
 
-void
-sx_direct_insert(SxDirect *target, Datum *values, bool *nulls, CommandId cid)
+/* A row of all columns that the table has. */
+static void
+widen(SxDirect *target, Datum **values, bool **nulls)
+{
+	if (target->values == NULL)
+		return;
+	memcpy(target->values, *values, sizeof(Datum) * target->natts);
+	memcpy(target->nulls, *nulls, sizeof(bool) * target->natts);
+	*values = target->values;
+	*nulls = target->nulls;
+}
+
+static void
+insert_row(SxDirect *target, Datum *values, bool *nulls, CommandId cid)
 {
 	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(target->heap), values,
 										nulls);
@@ -181,6 +201,13 @@ sx_direct_insert(SxDirect *target, Datum *values, bool *nulls, CommandId cid)
 		sx_direct_insert_into(&target->indexes[i], target->heap, values, nulls,
 							  &tuple->t_self);
 	heap_freetuple(tuple);
+}
+
+void
+sx_direct_insert(SxDirect *target, Datum *values, bool *nulls, CommandId cid)
+{
+	widen(target, &values, &nulls);
+	insert_row(target, values, nulls, cid);
 }
 
 /* ---- many rows ---- */
@@ -286,9 +313,10 @@ sx_direct_put(SxDirect *target, Datum *values, bool *nulls, CommandId cid)
 	TupleTableSlot *slot;
 	int			natts = RelationGetDescr(target->heap)->natts;
 
+	widen(target, &values, &nulls);
 	if (!can_wait(target, nulls))
 	{
-		sx_direct_insert(target, values, nulls, cid);
+		insert_row(target, values, nulls, cid);
 		return;
 	}
 	if (target->bulk == NULL)
@@ -354,5 +382,10 @@ sx_direct_close(SxDirect *target)
 	if (target->bulk != NULL)
 		flush_bulk(target);
 	sx_direct_close_indexes(target->indexes, target->nindexes);
+	if (target->values != NULL)
+	{
+		pfree(target->values);
+		pfree(target->nulls);
+	}
 	table_close(target->heap, NoLock);
 }

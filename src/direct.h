@@ -26,6 +26,9 @@ typedef struct SxDirectIndex
 typedef struct SxDirect
 {
 	Relation	heap;
+	int			natts;			/* columns that the rows given have */
+	Datum	   *values;			/* where the table has more: a row of it */
+	bool	   *nulls;
 	int			nindexes;
 	SxDirectIndex *indexes;
 	struct SxDirectBulk *bulk;	/* what waits; NULL: nothing */
@@ -34,9 +37,10 @@ typedef struct SxDirect
 /*
  * Opens a table and its indexes, whichever it has. The table is plain, a heap,
  * and has no triggers or constraints to check. The writer's rights are not
- * asked: it is not the writer who writes here.
+ * asked: it is not the writer who writes here. Rows have the first natts
+ * columns; what the owner added behind them stays empty.
  */
-extern void sx_direct_open(SxDirect *target, Oid heap);
+extern void sx_direct_open(SxDirect *target, Oid heap, int natts);
 
 /* Inserts a row and its index entries, as of this command of ours. */
 extern void sx_direct_insert(SxDirect *target, Datum *values, bool *nulls,

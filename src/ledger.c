@@ -586,7 +586,8 @@ sx_ledger_remember(const SxDevice *device, SxMutation **mutations, int n)
 	Target		target;
 
 	target.many = n > 1;
-	sx_direct_open(&target.direct, get_relname_relid("mutation", schema));
+	sx_direct_open(&target.direct, get_relname_relid("mutation", schema),
+				   Natts_mutation);
 	prepare_row(device, values, nulls);
 	for (int i = 0; i < n; i++)
 	{

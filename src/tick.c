@@ -138,7 +138,7 @@ insert_tick(const SxSnapshot *seen, TimestampTz at)
 	values[Anum_tick_xip - 1] =
 		PointerGetDatum(construct_array(xip, seen->nxip, XID8OID, 8,
 										FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	sx_direct_open(&target, catalog->tick);
+	sx_direct_open(&target, catalog->tick, Natts_tick);
 	sx_direct_insert(&target, values, nulls, GetCurrentCommandId(true));
 	sx_direct_close(&target);
 }

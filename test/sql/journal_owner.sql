@@ -2,7 +2,7 @@
 \i test/setup.sql
 -- What the owner of the tables may do to them: indexes and columns of his own.
 BEGIN;
-SELECT plan(8);
+SELECT plan(10);
 
 SELECT sync.create_stream('s', 'opaque');
 SELECT status FROM sync.put('s', '{first}', '{x}');
@@ -37,6 +37,19 @@ SELECT is(pg_temp.put('s', 2501, 9000), '100 duplicate, 6400 stored', 'entries g
 SELECT is((SELECT count(*)::int FROM sync.entry WHERE note IS NULL), 9001, 'in which nothing is');
 SELECT is((SELECT count(*)::int FROM sync.entries('s') WHERE kind = 'entry'), 9001, 'and are read');
 SELECT is((SELECT count(*)::int FROM sync.journal_sums), 1, 'sums are kept');
+
+
+-- the same for what else is written without SQL
+CREATE TABLE doc (id int PRIMARY KEY, v int);
+SELECT sync.track('doc');
+ALTER TABLE sync.tick ADD note text;
+ALTER TABLE sync.reset_marker ADD note text;
+ALTER TABLE sync.mutation ADD note text;
+SELECT format('CREATE INDEX own_keys ON %s (origin, op) WHERE seq >= 0', log::regclass) AS command FROM sync.change_log WHERE rel = 'doc'::regclass \gset
+:command;
+INSERT INTO doc VALUES (1, 1);
+SELECT is((SELECT string_agg(status, ' ') FROM jsonb_to_recordset(sync.push('{"client": "c", "mutations": [{"id": 1, "domain": "doc", "op": "insert", "data": {"id": 2, "v": 2}}, {"id": 2, "domain": "doc", "op": "insert", "data": {"id": 3, "v": 2}}]}') -> 'results') AS r (status text)), 'applied applied', 'mutations are written beside columns of the owner''s');
+SELECT is((SELECT string_agg(op || coalesce(key ->> 'id', ''), ' ' ORDER BY key ->> 'id') FROM sync.changes('doc')), 'upsert1 upsert2 upsert3 up-to-date', 'and the log beside an index');
 
 SELECT * FROM finish();
 ROLLBACK;
