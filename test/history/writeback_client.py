@@ -756,7 +756,8 @@ class Client(Actor):
             again = self.world.number()
             for m in request["mutations"]:
                 m["id"] = "%s again %d" % (m.get("id"), again)
-        strict = inside and self.rnd.random() < 0.3
+        # (an old snapshot sees rows that somebody deleted beside new ones of the same key)
+        strict = inside and self.rnd.random() < 0.3 and not any(m.op in ("insert", "upsert") for m in batch)
 
         def before(name):
             for m in batch:
@@ -904,7 +905,7 @@ class Client(Actor):
         dry = rnd.random() < 0.15 and not self.finishing
         if dry:
             request["dry_run"] = True
-        strict = not dry and rnd.random() < 0.5
+        strict = not dry and not folded and rnd.random() < 0.7
 
         def before(name):
             self.again = self.repeats
