@@ -24,12 +24,12 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "utils/datum.h"
-#include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -66,9 +66,9 @@ struct SxWatch
 	Event	   *events;
 	int			nevents;
 	int			room;
-	int			depth;			/* of the triggers that began the push */
 
 	/* the statement that runs */
+	CommandId	command;
 	SxMutation **mutations;
 	int			nmutations;
 	int			next;			/* the one that comes probably next */
@@ -79,12 +79,6 @@ struct SxWatch
 static SxWatch *watch = NULL;
 
 static void watch_change(SxTable *table, TriggerData *trigger);
-
-static int
-trigger_depth(void)
-{
-	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0));
-}
 
 SxWatch *
 sx_watch_begin(void)
@@ -102,7 +96,6 @@ sx_watch_begin(void)
 							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	begun->room = 64;
 	begun->events = palloc(sizeof(Event) * begun->room);
-	begun->depth = trigger_depth();
 	watch = begun;
 	sx_capture_watcher = watch_change;
 	return before;
@@ -155,6 +148,9 @@ sx_watch_back_to(int mark)
 void
 sx_watch_statement(SxMutation **mutations, int n)
 {
+	/* SPI would do so, too: it is the statement's number, then */
+	CommandCounterIncrement();
+	watch->command = GetCurrentCommandId(false);
 	watch->mutations = mutations;
 	watch->nmutations = n;
 	watch->next = 0;
@@ -451,6 +447,27 @@ mark_written(SxTable *table, SxMutation *mutation, TriggerData *trigger,
 	mutation->written = true;
 }
 
+/*
+ * Whether the statement itself changed the row, and not what it set off: the
+ * actions of foreign keys fire their triggers on the statement's own level,
+ * but are commands of their own.
+ */
+static bool
+is_of_statement(TriggerData *trigger)
+{
+	CommandId	command;
+
+	if (watch->nmutations == 0)
+		return false;
+	if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+		command = HeapTupleHeaderGetCmax(trigger->tg_trigtuple->t_data);
+	else if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+		command = HeapTupleHeaderGetCmin(trigger->tg_newtuple->t_data);
+	else
+		command = HeapTupleHeaderGetCmin(trigger->tg_trigtuple->t_data);
+	return command == watch->command;
+}
+
 static void
 watch_change(SxTable *table, TriggerData *trigger)
 {
@@ -469,8 +486,7 @@ watch_change(SxTable *table, TriggerData *trigger)
 		old_hash = slot_key(table, old, old_key);
 	if (new != NULL)
 		new_hash = slot_key(table, new, new_key);
-	if (watch->nmutations > 0 &&
-		trigger_depth() == watch->depth + 1)
+	if (is_of_statement(trigger))
 		mutation = mutation_of(table, old != NULL ? old_hash : new_hash, insert);
 	/* a foreign key's action on another row of the statement is no deletion */
 	if (mutation != NULL && mutation->op == SX_MUTATION_DELETE &&

@@ -120,6 +120,14 @@ SELECT is(push(ARRAY[m('update', 'part', '{"region": "s"}', '{"key": {"id": 1, "
 SELECT is((SELECT string_agg(id || v, ' ' ORDER BY id) FROM part_s), '1a 2b', 'is there');
 SELECT says(ARRAY[m('delete', 'part', '{"id": 1, "region": "s"}')], 'applied', 'and is deleted');
 
+-- the action of a foreign key, on a row of the same statement, is not what was asked for
+CREATE TABLE tree (id int PRIMARY KEY, code int UNIQUE, parent int REFERENCES tree ON DELETE SET NULL, of int REFERENCES tree (code) ON UPDATE CASCADE, a text);
+SELECT sync.track('tree');
+INSERT INTO tree VALUES (1, 1, NULL, NULL, 'x'), (2, 2, 1, NULL, 'y'), (3, 3, NULL, NULL, 'z'), (4, 4, NULL, 3, 'u');
+SELECT says(ARRAY[m('delete', 'tree', '{"id": 1}', base('tree', 1)), m('delete', 'tree', '{"id": 2}', '{"base": "2020-01-01T00:00:00Z"}')], 'applied, conflict+', 'a parent goes, which is not the deletion of its child');
+SELECT says(ARRAY[m('update', 'tree', '{"id": 3, "code": 33, "a": "mine"}', base('tree', 3)), m('update', 'tree', '{"id": 4, "code": 44, "a": "mine"}', '{"base": "2020-01-01T00:00:00Z"}')], 'applied, conflict+', 'nor is an update that cascades the update of its child');
+SELECT is((SELECT string_agg(concat_ws(' ', id, code, parent, of, a), ', ' ORDER BY id) FROM tree), '2 2 y, 3 33 mine, 4 4 33 u', 'which is as it was, but for the reference');
+
 -- 9. a source view: the answer has the document
 SELECT current_setting('server_version_num')::int >= 150000 AS has_invoker \gset
 \if :has_invoker
