@@ -488,10 +488,6 @@ watch_change(SxTable *table, TriggerData *trigger)
 		new_hash = slot_key(table, new, new_key);
 	if (is_of_statement(trigger))
 		mutation = mutation_of(table, old != NULL ? old_hash : new_hash, insert);
-	/* a foreign key's action on another row of the statement is no deletion */
-	if (mutation != NULL && mutation->op == SX_MUTATION_DELETE &&
-		mutation->table->deleted_at == 0 && new != NULL)
-		mutation = NULL;
 	if (mutation != NULL)
 		mark_written(table, mutation, trigger, new, new_key, new_hash);
 
