@@ -1024,8 +1024,13 @@ prepare(SxWriter *writer, Work *work)
 	if (mutation->op == SX_MUTATION_INSERT ||
 		(mutation->op == SX_MUTATION_UPSERT && is_blind(writer, mutation)))
 	{
-		work->action = mutation->was_made ||
-			(table->key_deferrable && mutation->has_key) ?
+		/*
+		 * A snapshot that is kept may see a row that somebody has deleted
+		 * since: inserted beside it, both would be told.
+		 */
+		bool		look = table->key_deferrable || IsolationUsesXactSnapshot();
+
+		work->action = mutation->was_made || (look && mutation->has_key) ?
 			ACTION_READ : ACTION_INSERT;
 		work->known = true;
 		return;
