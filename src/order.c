@@ -45,7 +45,11 @@ struct SxOrder
 	int			n;
 	HTAB	   *makers;
 	List	  **needs;			/* of each: numbers */
-	int		   *visited;		/* by which question, plus one */
+	bool	   *given_up;
+	int			question;
+	int		   *visited;		/* by which question */
+	int		   *stack;			/* of the search: members, and for each ... */
+	int		   *next;			/* ... which of its needs comes next */
 };
 
 static Maker *
@@ -120,7 +124,10 @@ sx_order_begin(SxMutation **mutations, int n)
 	order->makers = hash_create("sync_ext rows that wait", n, &control,
 								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	order->needs = palloc0(sizeof(List *) * n);
+	order->given_up = palloc0(sizeof(bool) * n);
 	order->visited = palloc0(sizeof(int) * n);
+	order->stack = palloc(sizeof(int) * n);
+	order->next = palloc(sizeof(int) * n);
 	for (int i = 0; i < n; i++)
 	{
 		bool		found;
@@ -154,38 +161,49 @@ sx_order_begin(SxMutation **mutations, int n)
 	return order;
 }
 
+void
+sx_order_give_up(SxOrder *order, int i)
+{
+	order->given_up[i] = true;
+}
+
+static void
+visit(SxOrder *order, int number, int *depth)
+{
+	order->visited[number] = order->question;
+	order->next[number] = 0;
+	order->stack[(*depth)++] = number;
+}
+
 /* Depth first, with a stack of our own: a chain may be as long as the batch. */
 int
-sx_order_closure(SxOrder *order, int i, SxMutation **closure)
+sx_order_closure(SxOrder *order, int i, SxMutation **closure, int *numbers)
 {
-	int		   *stack = palloc(sizeof(int) * order->n);
-	int		   *next = palloc0(sizeof(int) * order->n);
 	int			depth = 0;
 	int			n = 0;
 
-	stack[depth++] = i;
-	order->visited[i] = i + 1;
+	order->question++;
+	visit(order, i, &depth);
 	while (depth > 0)
 	{
-		int			number = stack[depth - 1];
+		int			number = order->stack[depth - 1];
 
-		if (next[number] < list_length(order->needs[number]))
+		if (order->next[number] < list_length(order->needs[number]))
 		{
 			int			needed = list_nth_int(order->needs[number],
-											  next[number]++);
+											  order->next[number]++);
 
-			if (order->visited[needed] != i + 1 &&
-				order->mutations[needed]->status == SX_STATUS_OPEN)
-			{
-				order->visited[needed] = i + 1;
-				stack[depth++] = needed;
-			}
+			if (order->visited[needed] == order->question ||
+				order->mutations[needed]->status != SX_STATUS_OPEN)
+				continue;
+			if (order->given_up[needed])
+				return 0;
+			visit(order, needed, &depth);
 			continue;
 		}
+		numbers[n] = number;
 		closure[n++] = order->mutations[number];
 		depth--;
 	}
-	pfree(stack);
-	pfree(next);
 	return n;
 }

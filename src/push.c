@@ -694,37 +694,90 @@ apply(Push *push, SxMutation **mutations, int n)
 		make_wait(push, mutations[0]);
 }
 
+/* Mutations that waited, and room for what one of them needs. */
+typedef struct Waiting
+{
+	SxMutation **mutations;
+	int			n;
+	SxOrder    *order;
+	bool	   *tried;
+	SxMutation **closure;
+	int		   *numbers;
+} Waiting;
+
+static void
+begin_waiting(Push *push, Waiting *waiting, SxMutation **mutations, int n)
+{
+	waiting->mutations = mutations;
+	waiting->n = n;
+	waiting->order = sx_order_begin(mutations, n);
+	waiting->tried = palloc0(sizeof(bool) * n);
+	waiting->closure = MemoryContextAllocHuge(push->context,
+											  sizeof(SxMutation *) * n);
+	waiting->numbers = palloc(sizeof(int) * n);
+}
+
 /*
- * Those that waited: all at once, or each with what it needs.
+ * Together with what it needs, or alone. What can be applied neither way is
+ * not tried with others that need it: it would fail with each of them.
+ */
+static void
+apply_one_waiting(Push *push, Waiting *waiting, int i)
+{
+	SxMutation *mutation = waiting->mutations[i];
+	int			size;
+
+	CHECK_FOR_INTERRUPTS();
+	if (waiting->tried[i] || mutation->status != SX_STATUS_OPEN)
+		return;
+	waiting->tried[i] = true;
+	size = sx_order_closure(waiting->order, i, waiting->closure,
+							waiting->numbers);
+	if (size > 1 && attempt(push, waiting->closure, size))
+		return;
+	apply(push, &mutation, 1);
+	if (waiting->mutations[i]->status != SX_STATUS_APPLIED)
+		sx_order_give_up(waiting->order, i);
+}
+
+/*
+ * Those that waited: all at once, or each with what it needs. Where that
+ * fails, what it needs comes first, each member by itself: so who is to blame
+ * is found in as many steps as there are members.
  */
 static void
 apply_waiting(Push *push, SxMutation **mutations, int n)
 {
-	SxOrder    *order;
-	SxMutation **closure;
+	Waiting		waiting;
+	int		   *members;
 
 	if (push->may_wait && attempt(push, mutations, n))
 		return;
-	order = sx_order_begin(mutations, n);
-	closure = MemoryContextAllocHuge(push->context, sizeof(SxMutation *) * n);
+	begin_waiting(push, &waiting, mutations, n);
+	members = palloc(sizeof(int) * n);
 	for (int i = 0; i < n; i++)
 	{
+		SxMutation *mutation = mutations[i];
 		int			size;
 
 		CHECK_FOR_INTERRUPTS();
-		if (mutations[i]->status != SX_STATUS_OPEN)
+		if (waiting.tried[i] || mutation->status != SX_STATUS_OPEN)
 			continue;
-		closure[0] = mutations[i];
-		if (pass_over_waiting(push, closure, 1) == 0)
-			continue;
-		size = sx_order_closure(order, i, closure);
-		if (size == 1 || !attempt(push, closure, size))
+		if (pass_over_waiting(push, &mutation, 1) == 0)
 		{
-			closure[0] = mutations[i];
-			apply(push, closure, 1);
+			waiting.tried[i] = true;
+			sx_order_give_up(waiting.order, i);
+			continue;
 		}
+		size = sx_order_closure(waiting.order, i, waiting.closure,
+								waiting.numbers);
+		if (size > 1 && attempt(push, waiting.closure, size))
+			continue;
+		memcpy(members, waiting.numbers, sizeof(int) * size);
+		for (int j = 0; j < size; j++)
+			apply_one_waiting(push, &waiting, members[j]);
+		apply_one_waiting(push, &waiting, i);
 	}
-	pfree(closure);
 }
 
 /* One pass over those that are open; returns how many wait after it. */

@@ -350,6 +350,22 @@ CREATE TRIGGER alter_second BEFORE INSERT ON first FOR EACH ROW EXECUTE FUNCTION
 SELECT says(ARRAY[m('insert', 'first', '{"id": 1}'), m('insert', 'second', '{"id": 1, "v": 1}')], 'applied, retry 40001', 'values of another type are not written');
 SELECT says(ARRAY[m('insert', 'second', '{"id": 1, "v": 1}')], 'applied', 'and are the next time');
 
+-- 20. a tree whose root is missing costs its size, in whatever order it comes
+CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree, v int CHECK (v > 0));
+SELECT sync.track('tree');
+CREATE FUNCTION tree(direction int) RETURNS jsonb LANGUAGE sql AS
+$$ SELECT jsonb_agg(jsonb_build_object('op', 'insert', 'domain', 'tree', 'data', jsonb_build_object('id', i, 'parent', i - 1)) ORDER BY i * direction) FROM generate_series(1, 2000) i $$;
+SET statement_timeout = '15s';
+SELECT is((SELECT count(*) FILTER (WHERE r ->> 'status' = 'rejected') FROM jsonb_array_elements(sync.push(jsonb_build_object('client', 'rules', 'mutations', tree(d))) -> 'results') r), 2000::bigint, 'order ' || d) FROM unnest('{1,-1}'::int[]) d;
+SELECT is((SELECT count(*) FILTER (WHERE r ->> 'status' = 'applied') FROM jsonb_array_elements(sync.push(jsonb_build_object('client', 'rules', 'mutations', tree(-1) || '[{"op": "insert", "domain": "tree", "data": {"id": 0}}, {"op": "insert", "domain": "tree", "data": {"id": 5000, "parent": 4999}}]')) -> 'results') r), 2001::bigint, 'with its root, and another one without');
+RESET statement_timeout;
+-- a circle is applied though what hangs on it is not
+CREATE TABLE ring (id int PRIMARY KEY, next int REFERENCES ring DEFERRABLE INITIALLY DEFERRED, v int CHECK (v > 0));
+SELECT sync.track('ring');
+SELECT says(ARRAY[m('insert', 'ring', '{"id": 9, "next": 77}'), m('insert', 'ring', '{"id": 4, "next": 1, "v": -1}'), m('insert', 'ring', '{"id": 1, "next": 2}'), m('insert', 'ring', '{"id": 2, "next": 3}'), m('insert', 'ring', '{"id": 3, "next": 1}'), m('insert', 'ring', '{"id": 10, "next": 9}'),
+	m('insert', 'ring', '{"id": 11, "next": 12}'), m('insert', 'ring', '{"id": 12, "next": 11, "v": -1}')],
+	'rejected 23503, rejected 23514, applied, applied, applied, rejected 23503, rejected 23503, rejected 23514', 'and one with a member that is refused is not');
+
 SELECT * FROM finish();
 DROP OWNED BY regress_sync_push;
 DROP SCHEMA t CASCADE;
