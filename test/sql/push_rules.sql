@@ -351,13 +351,13 @@ SELECT says(ARRAY[m('insert', 'first', '{"id": 1}'), m('insert', 'second', '{"id
 SELECT says(ARRAY[m('insert', 'second', '{"id": 1, "v": 1}')], 'applied', 'and are the next time');
 
 -- 20. a tree whose root is missing costs its size, in whatever order it comes
-CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree, v int CHECK (v > 0));
-SELECT sync.track('tree');
-CREATE FUNCTION tree(direction int) RETURNS jsonb LANGUAGE sql AS
-$$ SELECT jsonb_agg(jsonb_build_object('op', 'insert', 'domain', 'tree', 'data', jsonb_build_object('id', i, 'parent', i - 1)) ORDER BY i * direction) FROM generate_series(1, 2000) i $$;
+CREATE TABLE branch (id int PRIMARY KEY, parent int REFERENCES branch, v int CHECK (v > 0));
+SELECT sync.track('branch');
+CREATE FUNCTION branches(direction int) RETURNS jsonb LANGUAGE sql AS
+$$ SELECT jsonb_agg(jsonb_build_object('op', 'insert', 'domain', 'branch', 'data', jsonb_build_object('id', i, 'parent', i - 1)) ORDER BY i * direction) FROM generate_series(1, 2000) i $$;
 SET statement_timeout = '15s';
-SELECT is((SELECT count(*) FILTER (WHERE r ->> 'status' = 'rejected') FROM jsonb_array_elements(sync.push(jsonb_build_object('client', 'rules', 'mutations', tree(d))) -> 'results') r), 2000::bigint, 'order ' || d) FROM unnest('{1,-1}'::int[]) d;
-SELECT is((SELECT count(*) FILTER (WHERE r ->> 'status' = 'applied') FROM jsonb_array_elements(sync.push(jsonb_build_object('client', 'rules', 'mutations', tree(-1) || '[{"op": "insert", "domain": "tree", "data": {"id": 0}}, {"op": "insert", "domain": "tree", "data": {"id": 5000, "parent": 4999}}]')) -> 'results') r), 2001::bigint, 'with its root, and another one without');
+SELECT is((SELECT count(*) FILTER (WHERE r ->> 'status' = 'rejected') FROM jsonb_array_elements(sync.push(jsonb_build_object('client', 'rules', 'mutations', branches(d))) -> 'results') r), 2000::bigint, 'order ' || d) FROM unnest('{1,-1}'::int[]) d;
+SELECT is((SELECT count(*) FILTER (WHERE r ->> 'status' = 'applied') FROM jsonb_array_elements(sync.push(jsonb_build_object('client', 'rules', 'mutations', branches(-1) || '[{"op": "insert", "domain": "branch", "data": {"id": 0}}, {"op": "insert", "domain": "branch", "data": {"id": 5000, "parent": 4999}}]')) -> 'results') r), 2001::bigint, 'with its root, and another one without');
 RESET statement_timeout;
 -- a circle is applied though what hangs on it is not
 CREATE TABLE ring (id int PRIMARY KEY, next int REFERENCES ring DEFERRABLE INITIALLY DEFERRED, v int CHECK (v > 0));
