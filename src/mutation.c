@@ -744,6 +744,27 @@ sx_mutation_set_key(SxMutation *mutation, const Datum *key)
 	mutation->has_key = true;
 }
 
+bool
+sx_mutation_set_new_key(SxMutation *mutation, const Datum *key, uint64 key_hash)
+{
+	SxTable    *table = mutation->table;
+	bool		differs = false;
+
+	for (int i = 0; i < table->nkeys && !differs; i++)
+		differs = !datum_image_eq(key[i], mutation->key[i],
+								  table->keys[i].typbyval,
+								  table->keys[i].typlen);
+	mutation->new_key = NULL;
+	if (!differs)
+		return false;
+	mutation->new_key = palloc(sizeof(Datum) * table->nkeys);
+	for (int i = 0; i < table->nkeys; i++)
+		mutation->new_key[i] = datumCopy(key[i], table->keys[i].typbyval,
+										 table->keys[i].typlen);
+	mutation->new_key_hash = key_hash;
+	return true;
+}
+
 Datum *
 sx_mutation_final_key(SxMutation *mutation)
 {

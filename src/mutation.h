@@ -150,6 +150,13 @@ extern void sx_mutation_refuse(SxMutation *mutation, ErrorData *error,
 /* Gives it a key; the hash goes with it. In the current memory context. */
 extern void sx_mutation_set_key(SxMutation *mutation, const Datum *key);
 
+/*
+ * The key that its row has, or gets, where that is not the same to a client;
+ * returns whether it is not. In the current memory context.
+ */
+extern bool sx_mutation_set_new_key(SxMutation *mutation, const Datum *key,
+									uint64 key_hash);
+
 /* A hash of a key, the same for keys that are equal. */
 extern uint64 sx_mutation_hash_key(SxTable *table, const Datum *key);
 

@@ -427,16 +427,9 @@ mark_written(SxTable *table, SxMutation *mutation, TriggerData *trigger,
 		mutation->key_made = true;
 		mutation->trigger_key = true;
 	}
-	else if (new != NULL && new_hash != mutation->key_hash)
-	{
-		mutation->new_key = palloc(sizeof(Datum) * table->nkeys);
-		for (int i = 0; i < table->nkeys; i++)
-			mutation->new_key[i] = datumCopy(new_key[i],
-											 table->keys[i].typbyval,
-											 table->keys[i].typlen);
-		mutation->new_key_hash = new_hash;
-		mutation->tell |= insert;
-	}
+	else if (new != NULL &&
+			 sx_mutation_set_new_key(mutation, new_key, new_hash))
+		mutation->tell |= insert || new_hash == mutation->key_hash;
 	MemoryContextSwitchTo(old);
 
 	/* a row that moved to another partition comes as a DELETE and an INSERT */

@@ -521,6 +521,22 @@ decide_absent(SxWriter *writer, Work *work)
 	}
 }
 
+/* 'a' = 'A' may hold, but a client tells them apart: it learns the row's own. */
+static void
+find_key(SxWriter *writer, Work *work)
+{
+	SxMutation *mutation = work->mutation;
+	SxTable    *table = mutation->table;
+	Datum		key[INDEX_MAX_KEYS];
+	MemoryContext old = MemoryContextSwitchTo(writer->context);
+
+	for (int i = 0; i < table->nkeys; i++)
+		key[i] = work->row.values[table->keys[i].attnum - 1];
+	if (sx_mutation_set_new_key(mutation, key, mutation->key_hash))
+		mutation->tell = true;
+	MemoryContextSwitchTo(old);
+}
+
 /* What becomes of a mutation, now that its row was read. */
 static void
 decide(SxWriter *writer, Work *work, Changed *changed)
@@ -542,6 +558,7 @@ decide(SxWriter *writer, Work *work, Changed *changed)
 		decide_absent(writer, work);
 		return;
 	}
+	find_key(writer, work);
 	if (tried && low == whole_milliseconds(work->version))
 	{
 		/* others of its statement missed; this one had nothing to change */

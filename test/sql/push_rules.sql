@@ -366,6 +366,14 @@ SELECT says(ARRAY[m('insert', 'ring', '{"id": 9, "next": 77}'), m('insert', 'rin
 	m('insert', 'ring', '{"id": 11, "next": 12}'), m('insert', 'ring', '{"id": 12, "next": 11, "v": -1}')],
 	'rejected 23503, rejected 23514, applied, applied, applied, rejected 23503, rejected 23503, rejected 23514', 'and one with a member that is refused is not');
 
+-- 21. keys that are equal, and not the same to a client: the row's own is told
+CREATE TABLE numbered (id numeric PRIMARY KEY, v text);
+SELECT sync.track('numbered');
+INSERT INTO numbered VALUES (1.50, 'a'), (2.50, 'b');
+SELECT is((SELECT jsonb_agg(jsonb_build_array(r ->> 'status', r #>> '{key,id}', r #>> '{data,id}')) FROM jsonb_array_elements(
+	push(ARRAY[m('upsert', 'numbered', '{"id": 1.5, "v": "a"}'), m('update', 'numbered', '{"id": 2.500, "v": "c"}'), m('insert', 'numbered', '{"id": 1.500, "v": "x"}'), m('insert', 'numbered', '{"id": 3.500, "v": "x"}')]) -> 'results') r),
+	'[["applied", "1.50", "1.50"], ["applied", "2.50", "2.50"], ["conflict", "1.50", "1.50"], ["applied", "3.500", null]]', 'whether it is written or not');
+
 SELECT * FROM finish();
 DROP OWNED BY regress_sync_push;
 DROP SCHEMA t CASCADE;
