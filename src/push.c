@@ -1235,6 +1235,22 @@ push_domain(Push *push, JsonbParseState **state, const char *domain,
 	pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
 
+/*
+ * Whoever lets a device write the mutations and the pull, but names its user
+ * himself, need not look for another one inside.
+ */
+static void
+push_same(Push *push, JsonbParseState **state, const char *name,
+		  const char *value)
+{
+	char	   *given = sx_request_string(push->pull, "pull", name);
+
+	if (given != NULL && value != NULL && strcmp(given, value) != 0)
+		sx_request_malformed(psprintf("pull.%s", name), "is another than the push's",
+							 "Leave it out: the pull inside is the same client's and user's.");
+	sx_request_put_text(state, name, given != NULL ? given : value);
+}
+
 /* The pull that the request holds, for the same client, and without what the
  * results tell. */
 static Jsonb *
@@ -1247,12 +1263,9 @@ pull_request(Push *push)
 	JsonbValue	value;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	if (sx_request_member(push->pull, "client") == NULL)
-		sx_request_put_text(&state, "client", push->client);
-	if (sx_request_member(push->pull, "user_id") == NULL)
-		sx_request_put_text(&state, "user_id", push->user_id);
-	if (sx_request_member(push->pull, "session") == NULL)
-		sx_request_put_text(&state, "session", push->session_id);
+	push_same(push, &state, "client", push->client);
+	push_same(push, &state, "user_id", push->user_id);
+	push_same(push, &state, "session", push->session_id);
 	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
 	{
 		char	   *member;
@@ -1261,7 +1274,8 @@ pull_request(Push *push)
 			continue;
 		(void) JsonbIteratorNext(&iterator, &value, true);
 		member = pnstrdup(name.val.string.val, name.val.string.len);
-		if (value.type == jbvNull)
+		if (value.type == jbvNull || strcmp(member, "client") == 0 ||
+			strcmp(member, "user_id") == 0 || strcmp(member, "session") == 0)
 			continue;
 		sx_request_put_name(&state, member);
 		if (strcmp(member, "domains") == 0 && sx_request_is_object(&value))

@@ -374,6 +374,11 @@ SELECT is((SELECT jsonb_agg(jsonb_build_array(r ->> 'status', r #>> '{key,id}', 
 	push(ARRAY[m('upsert', 'numbered', '{"id": 1.5, "v": "a"}'), m('update', 'numbered', '{"id": 2.500, "v": "c"}'), m('insert', 'numbered', '{"id": 1.500, "v": "x"}'), m('insert', 'numbered', '{"id": 3.500, "v": "x"}')]) -> 'results') r),
 	'[["applied", "1.50", "1.50"], ["applied", "2.50", "2.50"], ["conflict", "1.50", "1.50"], ["applied", "3.500", null]]', 'whether it is written or not');
 
+-- 22. the pull inside is the same user's
+SELECT helper.refused($$SELECT sync.push('{"client": "inner", "user_id": "ann", "mutations": [], "pull": {"user_id": "bob", "domains": {}}}')$$, '22023', 'pull.user_id', 'another user');
+SELECT helper.refused($$SELECT sync.push('{"client": "inner", "user_id": "ann", "mutations": [], "pull": {"client": "bob", "domains": {}}}')$$, '22023', 'pull.client', 'another client');
+SELECT is(sync.push('{"client": "inner", "user_id": "ann", "mutations": [], "pull": {"user_id": "ann", "client": null, "domains": {}}}') #> '{pull,domains}', '{}', 'the same');
+
 SELECT * FROM finish();
 DROP OWNED BY regress_sync_push;
 DROP SCHEMA t CASCADE;
