@@ -115,13 +115,15 @@ take_change(void *arg, const SxChange *change)
 	}
 }
 
-/* A session's user may see no more of a domain than its access relation says. */
+/*
+ * The user of a session, or of a push, may see no more of a domain than its
+ * access relation says; a domain that has none concerns everybody.
+ */
 static const char *
-user_of_session(const SxSession *session, const char *domain)
+user_where_named(const char *user_id, const char *domain)
 {
-	SxTable    *table = sx_tracked_by_domain(domain);
-
-	return sx_access_find(table) == NULL ? NULL : session->user_id;
+	return user_id == NULL ||
+		sx_access_find(sx_tracked_by_domain(domain)) == NULL ? NULL : user_id;
 }
 
 /* Where in the request it is what an error is about. */
@@ -133,7 +135,8 @@ in_domain(void *arg)
 
 static void
 pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
-			const char *client, const char *user_id, SxSession *session)
+			const char *client, const char *user_id, const char *known_user,
+			SxSession *session)
 {
 	static const char *const known[] = {
 		"since", "filter", "params", "exclude", "max_rows", NULL
@@ -162,9 +165,8 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 	request.params = sx_request_params(object, path);
 	request.max_rows = max_rows_member(object, path);
 	request.client = client;
-	request.user_id = user_id;
-	if (user_id == NULL && session != NULL)
-		request.user_id = user_of_session(session, domain);
+	request.user_id = user_id != NULL ? user_id :
+		user_where_named(known_user, domain);
 	if (exclude != NULL)
 		request.exclude = JsonbValueToJsonb(exclude);
 
@@ -190,7 +192,7 @@ pull_domain(StringInfo out, const char *domain, JsonbContainer *object,
 }
 
 Jsonb *
-sx_pull_run(Jsonb *request)
+sx_pull_run(Jsonb *request, const char *known_user)
 {
 	static const char *const known[] = {
 		"client", "user_id", "session", "domains", NULL
@@ -216,7 +218,10 @@ sx_pull_run(Jsonb *request)
 	user_id = sx_request_string(&request->root, "", "user_id");
 	session_id = sx_request_string(&request->root, "", "session");
 	if (session_id != NULL)
+	{
 		sx_session_get(&session, session_id, client, user_id);
+		known_user = session.user_id;
+	}
 	domains = sx_request_member(&request->root, "domains");
 	if (domains == NULL || !sx_request_is_object(domains))
 		sx_request_malformed("domains", "is not an object",
@@ -248,7 +253,7 @@ sx_pull_run(Jsonb *request)
 								 "Give {\"since\": ...}, or {} to load it.");
 		appendStringInfoString(&out, n++ == 0 ? "" : ", ");
 		pull_domain(&out, domain, value.val.binary.data, client, user_id,
-					session_id == NULL ? NULL : &session);
+					known_user, session_id == NULL ? NULL : &session);
 	}
 	appendStringInfoString(&out, "}}");
 	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(out.data)));
@@ -257,5 +262,5 @@ sx_pull_run(Jsonb *request)
 Datum
 sync_ext_pull(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_JSONB_P(sx_pull_run(PG_GETARG_JSONB_P(0)));
+	PG_RETURN_JSONB_P(sx_pull_run(PG_GETARG_JSONB_P(0), NULL));
 }

@@ -11,9 +11,11 @@
 #include "utils/jsonb.h"
 
 /*
- * What sync.pull(request) answers, read in the active snapshot. Raises
+ * What sync.pull(request) answers, read in the active snapshot. Where the
+ * request names neither a user nor a session it is for "known_user" (NULL:
+ * nobody) in those domains that have an access relation. Raises
  * invalid_parameter_value where the request is malformed.
  */
-extern Jsonb *sx_pull_run(Jsonb *request);
+extern Jsonb *sx_pull_run(Jsonb *request, const char *known_user);
 
 #endif							/* SYNC_EXT_PULL_H */

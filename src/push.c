@@ -1239,16 +1239,15 @@ push_domain(Push *push, JsonbParseState **state, const char *domain,
  * Whoever lets a device write the mutations and the pull, but names its user
  * himself, need not look for another one inside.
  */
-static void
-push_same(Push *push, JsonbParseState **state, const char *name,
-		  const char *value)
+static char *
+given_in_pull(Push *push, const char *name, const char *value)
 {
 	char	   *given = sx_request_string(push->pull, "pull", name);
 
 	if (given != NULL && value != NULL && strcmp(given, value) != 0)
 		sx_request_malformed(psprintf("pull.%s", name), "is another than the push's",
 							 "Leave it out: the pull inside is the same client's and user's.");
-	sx_request_put_text(state, name, given != NULL ? given : value);
+	return given;
 }
 
 /* The pull that the request holds, for the same client, and without what the
@@ -1261,11 +1260,16 @@ pull_request(Push *push)
 	JsonbIteratorToken token;
 	JsonbValue	name;
 	JsonbValue	value;
+	char	   *given;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	push_same(push, &state, "client", push->client);
-	push_same(push, &state, "user_id", push->user_id);
-	push_same(push, &state, "session", push->session_id);
+	given = given_in_pull(push, "client", push->client);
+	sx_request_put_text(&state, "client", given != NULL ? given : push->client);
+	given = given_in_pull(push, "session", push->session_id);
+	sx_request_put_text(&state, "session",
+						given != NULL ? given : push->session_id);
+	sx_request_put_text(&state, "user_id",
+						given_in_pull(push, "user_id", push->user_id));
 	while ((token = JsonbIteratorNext(&iterator, &name, true)) != WJB_DONE)
 	{
 		char	   *member;
@@ -1321,7 +1325,7 @@ pull(Push *push)
 	error_context_stack = &callback;
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	answer = sx_pull_run(request);
+	answer = sx_pull_run(request, push->user_id);
 	PopActiveSnapshot();
 	error_context_stack = callback.previous;
 	return answer;

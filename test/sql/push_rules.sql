@@ -269,6 +269,8 @@ SELECT push(ARRAY[m('insert', 'task', '{"id": 10, "company": 1}'), m('update', '
 	jsonb_build_object('client', 'a', 'user_id', 'ann', 'pull', jsonb_build_object('domains', jsonb_build_object('task', jsonb_build_object('since', :'p'::jsonb #> '{domains,task,cursor}'))))::text) AS a \gset
 SELECT is(:'a'::jsonb #> '{pull,domains,task,forget}', '[{"company": 2}]', 'a scope that was lost is forgotten');
 SELECT is((SELECT jsonb_agg(e -> 'id' ORDER BY e -> 'id') FROM jsonb_array_elements(:'a'::jsonb #> '{pull,domains,task,upsert}') e), '[2, 3, 5, 8]', 'others'' changes, and the scope that the push gained; not what the answer told');
+SELECT is((SELECT jsonb_object_agg(d, jsonb_array_length(v -> 'upsert')) FROM jsonb_each(push('{}', '{"client": "a", "user_id": "ann", "pull": {"domains": {"task": {}, "num": {}}}}') #> '{pull,domains}') x(d, v)),
+	jsonb_build_object('task', (SELECT count(*) FROM task WHERE company IN (1, 3)), 'num', (SELECT count(*) FROM num)), 'a domain that concerns everybody beside one that does not');
 
 CREATE TABLE item (id int PRIMARY KEY, owner int, a text);
 SELECT sync.track('item', scope => '{owner}');
