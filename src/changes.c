@@ -44,6 +44,13 @@
  * round gives it: its remove waits for the end of the answer, where it may
  * turn out to be needless.
  *
+ * Named keys. A client may hold rows that no entry of the log takes from it: it
+ * was told of them otherwise, by the answer to a push, or loads anew what it has
+ * a copy of. So the page that ends a delivery looks up every key that exclude
+ * names there, and removes those that are not selected. That needs no place in
+ * the cursor, and so no list that is the same on every page. Such removes do
+ * not count for max_rows: there are no more of them than the request names.
+ *
  * The reader's own transaction may write more after this, and may roll back:
  * its changes are delivered last, and never count as seen.
  *
@@ -1094,7 +1101,9 @@ take_loaded(void *arg, SxRow *row)
 	if (row->selected && (key == NULL || reading->after_reset ||
 						  reading->granting || !is_excluded(key, row)))
 		tell_upsert(reading, row);
-	if (remember && (row->selected || key->state != KEY_LEFT))
+	/* a named key that is not selected is looked at again in the end */
+	if (row->selected ? key != NULL :
+		remember && !key->excluded && key->state != KEY_LEFT)
 		key->state = KEY_TOLD;
 	if (max_rows > 0)
 	{
@@ -1118,53 +1127,6 @@ note_loaded(Reading *reading)
 		return;
 	image_values(reading, reading->last_loaded, values);
 	sx_rows_position(reading->table, values, &reading->loaded);
-}
-
-static bool
-take_excluded(void *arg, SxRow *row)
-{
-	Lookup	   *lookup = arg;
-	Key		   *key = lookup->keys[row->ord];
-	MinimalTuple image = key_image(lookup->reading, row->key);
-
-	if (row->selected && is_allowed(lookup->reading, row) &&
-		image->t_len == key->hash.image->t_len &&
-		memcmp(image, key->hash.image, image->t_len) == 0)
-		lookup->done[row->ord] = true;
-	heap_free_minimal_tuple(image);
-	return true;
-}
-
-/*
- * Removes keys that the client names and that are not selected, from a place
- * on, which is moved on. False when the page is full before all were looked at.
- */
-static bool
-tell_excluded_removes(Reading *reading, uint32 *place)
-{
-	int			max_rows = reading->request->max_rows;
-	List	   *keys = list_copy_tail(reading->excluded,
-									  Min(*place, (uint32) list_length(reading->excluded)));
-	Lookup		lookup;
-	Datum	  **values;
-
-	if (keys == NIL)
-		return true;
-	values = look_up(reading, keys, take_excluded, &lookup);
-	for (int i = 0; i < list_length(keys); i++)
-	{
-		if (!lookup.done[i])
-		{
-			if (max_rows > 0 && reading->told >= max_rows)
-				return false;
-			/* nobody knows when it went */
-			reading->flush_all = true;
-			lookup.keys[i]->state = KEY_TOLD;
-			tell_remove(reading, values[i]);
-		}
-		(*place)++;
-	}
-	return true;
 }
 
 /*
@@ -1212,10 +1174,75 @@ read_load(Reading *reading, const SxPosition *after)
 	}
 	reading->loaded.kind = SX_POSITION_LOAD;
 	reading->loaded.scan = reading->after_reset ? 1 : 0;
-	if (reading->loaded.nkeys == 0 &&
-		!tell_excluded_removes(reading, &reading->loaded.item))
-		return false;
 	return load_rows(reading, reading->visible);
+}
+
+/* ---- named keys ---- */
+
+static bool
+take_named(void *arg, SxRow *row)
+{
+	Lookup	   *lookup = arg;
+	Key		   *key = lookup->keys[row->ord];
+	MinimalTuple image = key_image(lookup->reading, row->key);
+
+	if (row->selected && is_allowed(lookup->reading, row) &&
+		image->t_len == key->hash.image->t_len &&
+		memcmp(image, key->hash.image, image->t_len) == 0)
+		lookup->done[row->ord] = true;
+	heap_free_minimal_tuple(image);
+	return true;
+}
+
+/* Tells removes of those keys that are not selected. */
+static void
+remove_unselected(Reading *reading, List *keys)
+{
+	Lookup		lookup;
+	Datum	  **values = look_up(reading, keys, take_named, &lookup);
+
+	for (int i = 0; i < list_length(keys); i++)
+	{
+		if (lookup.done[i])
+			continue;
+		/* nobody knows when it went */
+		reading->flush_all = true;
+		lookup.keys[i]->state = KEY_TOLD;
+		tell_remove(reading, values[i]);
+	}
+}
+
+/*
+ * Looks up what exclude names, but for keys that this answer has told, or will
+ * tell as left.
+ */
+static void
+tell_named(Reading *reading)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "sync_ext named keys",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	ListCell   *cell;
+	List	   *keys = NIL;
+
+	foreach(cell, reading->excluded)
+	{
+		Key		   *key = lfirst(cell);
+
+		if (key->state == KEY_TOLD || key->state == KEY_LEFT)
+			continue;
+		keys = lappend(keys, key);
+		if (list_length(keys) < LOOKUP_BATCH)
+			continue;
+		remove_unselected(reading, keys);
+		keys = NIL;
+		MemoryContextReset(context);
+	}
+	if (keys != NIL)
+		remove_unselected(reading, keys);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
 /* ---- grants and revocations ---- */
@@ -1294,8 +1321,7 @@ tell_rights(Reading *reading, const SxSnapshot *seen, const SxSnapshot *target,
 	{
 		if (from->phase == SX_PHASE_ENTRIES)
 			return true;
-		if (from->phase != SX_PHASE_EXCLUDED)
-			start = *from;
+		start = *from;
 	}
 	start.kind = target != NULL ? SX_POSITION_LOG : SX_POSITION_OWN;
 	start.xid = target != NULL ? 0 : reading->own;
@@ -1345,8 +1371,7 @@ is_position(Reading *reading, const SxCursor *cursor)
 	if (position->kind == SX_POSITION_NONE)
 		return true;
 	if (!cursor->has_target ||
-		(reading->access == NULL && position->phase != SX_PHASE_ENTRIES &&
-		 position->phase != SX_PHASE_EXCLUDED))
+		(reading->access == NULL && position->phase != SX_PHASE_ENTRIES))
 		return false;
 	return position->nkeys == 0 ||
 		position->nkeys == (by_key ? reading->table->nkeys :
@@ -1510,24 +1535,6 @@ begin_round(Reading *reading, const SxSnapshot *seen, const SxPosition *from)
 }
 
 /*
- * A delta begins with the named keys that are not selected, whatever the log
- * says of them: a client may have been told of a row otherwise, by the answer
- * to a push, which its question does not select. False when the page was cut,
- * at "next".
- */
-static bool
-tell_named(Reading *reading, const SxPosition *from, SxPosition *next)
-{
-	if (from == NULL ||
-		(from->kind != SX_POSITION_NONE && from->phase != SX_PHASE_EXCLUDED))
-		return true;
-	next->kind = SX_POSITION_LOG;
-	next->phase = SX_PHASE_EXCLUDED;
-	next->item = from->item;
-	return tell_excluded_removes(reading, &next->item);
-}
-
-/*
  * Tells what is new to "seen", phase by phase: up to the target of a page cut
  * earlier, up to now, and the reader's own.
  */
@@ -1537,12 +1544,6 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 {
 	SxPosition	next = {0};
 
-	if (!tell_named(reading, from, &next))
-	{
-		tell_more(reading, seen, target == NULL ? reading->tight : target,
-				  &next);
-		return;
-	}
 	begin_round(reading, seen, from);
 	if (target != NULL)
 	{
@@ -1578,6 +1579,7 @@ tell_changes(Reading *reading, const SxSnapshot *seen,
 			return;
 		}
 	}
+	tell_named(reading);
 	tell_up_to_date(reading);
 }
 
@@ -1592,10 +1594,13 @@ tell_load(Reading *reading, const SxCursor *cursor)
 		tell_more(reading, target, target, &reading->loaded);
 		return;
 	}
-	if (cursor == NULL)
-		tell_up_to_date(reading);
-	else
+	if (cursor != NULL)
+	{
 		tell_changes(reading, target, NULL, NULL);
+		return;
+	}
+	tell_named(reading);
+	tell_up_to_date(reading);
 }
 
 /* The newest transaction in a table's log, or that left a marker for it. */

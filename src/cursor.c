@@ -245,7 +245,7 @@ static void
 get_position(Reader *reader, SxPosition *position)
 {
 	position->kind = get_count(reader, SX_POSITION_STREAM);
-	position->phase = get_count(reader, SX_PHASE_EXCLUDED);
+	position->phase = get_count(reader, SX_PHASE_GRANTED);
 	position->scan = (uint32) get_count(reader, PG_INT32_MAX);
 	position->xid = get_uint(reader);
 	position->seq = get_count(reader, PG_INT32_MAX);

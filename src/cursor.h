@@ -48,8 +48,7 @@ typedef enum SxPhase
 {
 	SX_PHASE_ENTRIES,			/* of the log; all that there is without a user */
 	SX_PHASE_FORGET,			/* scopes that were lost */
-	SX_PHASE_GRANTED,			/* rows of scopes that were gained */
-	SX_PHASE_EXCLUDED			/* before all rounds: keys named in exclude */
+	SX_PHASE_GRANTED			/* rows of scopes that were gained */
 } SxPhase;
 
 /* What a position has passed already of the transaction that it cuts. */
@@ -67,8 +66,7 @@ typedef struct SxPosition
 								 * transaction; STREAM: the time of the last
 								 * entry told */
 	int32		seq;
-	uint32		item;			/* and the key in the entry; LOAD, EXCLUDED: how
-								 * many of the keys in exclude were looked at */
+	uint32		item;			/* and the key in the entry */
 	uint32		passed;			/* ENTRIES: SX_PASSED_ what of the same scan and
 								 * transaction */
 

@@ -80,7 +80,7 @@ RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	r record; n int := 0; closed boolean := false; first_load boolean;
 	head text := ''; tail text := ''; ups text[] := '{}'; rems text[] := '{}'; lost text[] := '{}';
-	rows int := 0; since sync.cursor;
+	rows int := 0; named int := 0; since sync.cursor;
 BEGIN
 	SELECT k.c INTO since FROM kept k WHERE k.who = page.who;
 	first_load := since IS NULL;
@@ -124,12 +124,19 @@ BEGIN
 			IF r.key IS NULL OR r.data IS NOT NULL THEN
 				tail := tail || ' !remove with a row';
 			END IF;
-			rows := rows + 1;
+			IF EXISTS (SELECT FROM jsonb_array_elements(page.exclude) e WHERE e - 'modified_at' = r.key) THEN
+				named := named + 1;
+			ELSE
+				rows := rows + 1;
+			END IF;
 			rems := rems || ('-' || helper.short(r.key));
 			DELETE FROM held h WHERE h.who = page.who AND h.key = r.key;
 		WHEN 'more', 'up-to-date' THEN
 			closed := true;
-			IF r.op = 'more' THEN tail := tail || ' |'; END IF;
+			IF r.op = 'more' THEN
+				tail := tail || ' |';
+				rows := rows + named;	-- only the last page may have them in addition
+			END IF;
 			IF (r.op = 'more') <> (r.modified_at IS NULL) THEN
 				tail := tail || ' !time at ' || r.op;
 			END IF;

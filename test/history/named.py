@@ -727,6 +727,35 @@ def exclude_of_what_was_never_selected(t):
 
 
 @case
+def exclude_that_differs_between_pages(t):
+    """A client names what it holds by then: what it was told to remove it names no more, and what it
+    was told of meanwhile it names for the first time, in any order."""
+    for first in (False, True):
+        for max_rows in (1, 2, 5):
+            for backwards in (False, True):
+                table = notes(t)
+                device = t.device(table, "owner = $1", [2])
+                t.sql("INSERT INTO note (id, owner) SELECT i, 2 + i % 2 FROM generate_series(1, 12) i")
+                if not first:
+                    device.pull()
+                told = [r[0] for r in t.sql("SELECT to_jsonb(r) FROM note r WHERE owner = 3 ORDER BY id")]
+                if backwards:
+                    told.reverse()
+                t.sql("UPDATE note SET title = 'x' WHERE owner = 2")
+                op = None
+                while op != "up-to-date":
+                    for row in told[:2]:
+                        device.sub.copy[table.key_of(row)] = row
+                    told = told[2:]
+                    held = [{"id": d["id"], "modified_at": d["modified_at"]} for d in device.sub.copy.values()]
+                    if backwards:
+                        held.reverse()
+                    op = device.page(max_rows=max_rows, exclude=held, reset=False)
+                t.equal(device.keys(), [2, 4, 6, 8, 10, 12], "keys, in pages of %s" % max_rows)
+                t.sql("DROP TABLE note")
+
+
+@case
 def same_ms_reinsert(t):
     """Deleted and inserted again within one millisecond, the row carries the time that the client
     names, and is another row."""

@@ -87,8 +87,7 @@ class Copy:
         self.cursor = None
         self.rows = {}
         self.told = set()           # known by the answer of a push: the next pull has to confirm them
-        self.named = set()          # those of them that the delivery under way was asked about
-        self.begins = False         # the request under way begins a delivery
+        self.named = set()          # those of them that the request under way names
         self.more = False
         self.anew = False           # it asked without a cursor: what it holds is not counted on
 
@@ -495,8 +494,8 @@ class Client(Actor):
             copy.told.discard(table.name_of(key))
         if "state" in answer:
             copy.more = answer["state"] == "more"
-            if not copy.more and copy.begins:
-                copy.told -= copy.named     # in one page: all of them were looked at
+            if not copy.more:
+                copy.told -= copy.named     # on the last page: all of them were looked at
         copy.cursor = answer["cursor"]
 
     def learn(self, table, local_id, key):
@@ -526,10 +525,6 @@ class Client(Actor):
             return
         copy.rows[name] = row
         copy.told.add(name)
-        if copy.begins:
-            copy.named.add(name)
-        else:
-            copy.named.discard(name)
 
     def settle(self, results):
         by_id = {}
@@ -645,9 +640,7 @@ class Client(Actor):
         """What a pull asks, and what it need not tell."""
         domains = {}
         for copy in self.copies.values():
-            copy.begins = not copy.more
-            if copy.begins:
-                copy.named = set(copy.told)
+            copy.named = set(copy.told)
             question = copy.question()
             stateless = self.stateless and self.session_id is not None and not copy.more
             if copy.cursor is None or not stateless:
@@ -787,11 +780,10 @@ class Client(Actor):
                 self.wrong("%r and its twin: %r, %r" % (sent[-1], first, twin))
             sent.pop()
         self.batch = sent
-        if not inside:
-            for copy in self.copies.values():
-                copy.begins = False
         self.settle(results)
         if inside:
+            for copy in self.copies.values():
+                copy.named = set(copy.told)     # the server names for it what it has told
             self.take_pull(answer["pull"])
             if truth and not any(c.more for c in self.copies.values()) and not self.unsure():
                 self.compare(truth, "after a push with a pull inside")
