@@ -620,6 +620,9 @@ read_result(Reconciling *all, Change *change, JsonbContainer *result)
 	change->sqlstate = sx_rowjson_member(result, "sqlstate");
 	change->message = sx_rowjson_member(result, "message");
 	change->detail = sx_rowjson_member(result, "detail");
+	if (change->detail != NULL &&
+		strncmp(change->detail, "mutations[", strlen("mutations[")) == 0)
+		change->detail = path_here(all, change, change->detail);
 	change->hint = sx_rowjson_member(result, "hint");
 	change->path = path_here(all, change, sx_rowjson_member(result, "path"));
 	change->modified_at = sx_rowjson_member(result, "modified_at");

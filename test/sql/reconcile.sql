@@ -3,7 +3,7 @@
 -- sync.reconcile: a client's whole copy and the database become equal.
 CREATE SCHEMA t;
 SET search_path = t, public;
-SELECT plan(197);
+SELECT plan(198);
 
 CREATE TABLE doc (id int PRIMARY KEY, team int NOT NULL DEFAULT 1, v text, n int);
 SELECT sync.track('doc', scope => '{team}');
@@ -475,6 +475,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 SELECT is(context_of('{"domains": {"doc": {"rows": [{"key": {"id": 1}}, {"key": {"id": "x"}}]}}}'), '22P02 domains.doc.rows[1] of the request', 'a key of another type');
 SELECT is(context_of('{"domains": {"doc": {"rows": [{"key": {"id": 1}, "modified_at": "soon"}]}}}'), '22007 domains.doc.rows[0] of the request', 'a version that is no time');
+SELECT is(sync.reconcile('{"domains": {"doc": {"rows": [{"key": {"id": 9001}}, {"key": {"id": 9002}, "data": {"id": 9003}}]}}}') #>> '{domains,doc,refused,0,detail}', 'domains.doc.rows[1].data holds another key than "key".', 'what a refusal says of a place is said of this request');
 
 SELECT * FROM finish();
 DROP SCHEMA t CASCADE;
