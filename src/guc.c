@@ -44,7 +44,7 @@ int			sx_guc_server_timeout = 120;
  * The worker lets this time pass between two rounds of notifications. A change
  * after a quiet time is told at once; under load changes are told together.
  */
-int			sx_guc_worker_delay = 10;
+int			sx_guc_worker_delay = 20;
 
 static const struct config_enum_entry notify_modes[] = {
 	{"off", SX_NOTIFY_OFF, false},
@@ -196,7 +196,7 @@ sx_guc_init(void)
 							gettext_noop("The time between two rounds of notifications of the worker."),
 							gettext_noop("Changes of that time are told together."),
 							&sx_guc_worker_delay,
-							10, 0, 60000,
+							20, 0, 60000,
 							PGC_SUSET,
 							GUC_UNIT_MS,
 							NULL, NULL, NULL);
